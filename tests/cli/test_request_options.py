@@ -42,3 +42,39 @@ def test_contradictions_are_refused(stagemeter, log, options, reason):
     ended = stagemeter("analyze", "--model", "llama-3.1-8b", "--no-track", *options)
     assert ended.code == 2
     assert reason in ended.err
+
+
+PLAN = ("plan", "--model", "llama-3.1-8b", "--requests", "log.csv", "--device", "H100-SXM", "--pages-per-day", "86400")
+
+
+def test_plan_divides_the_sums_of_a_log(stagemeter, folder, log):
+    ended = stagemeter(*PLAN, "--skip-bad", "--mfu", "0.2", "--json")
+    found = json.loads(ended.out)
+    costs = json.loads(stagemeter("analyze", *PLAN[1:5], "--skip-bad", "--no-track", "--json").out)
+    assert (ended.code, found["unit"], found["basis"]) == (0, "request", "mfu")
+    seconds = costs["total"]["flops"] / 2 / (0.2 * 989.4e12)
+    assert found["seconds_per_page"] == pytest.approx(seconds, rel=1e-3)
+    assert any("left out: 1 skipped" in line for line in found["assumptions"])
+
+
+def test_plan_at_the_roofline_is_bounded_by_arithmetic_or_cache(stagemeter, log):
+    found = json.loads(stagemeter(*PLAN, "--skip-bad", "--json").out)
+    costs = json.loads(stagemeter("analyze", *PLAN[1:5], "--skip-bad", "--no-track", "--json").out)["total"]
+    moved = costs["kv_bytes_read"] + costs["kv_bytes_written"]
+    seconds = max(costs["flops_causal"] / 989.4e12, moved / 3.35e12) / 2
+    assert found["seconds_per_page"] == pytest.approx(seconds, rel=1e-3)
+    assert any("weights cost no time" in line for line in found["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--batch-size", "4"], "--batch-size 4: each request says its own"),
+        (["--images", "."], "log.csv exclude each other"),
+        (["--skip-bad", "--mfu", "1.5"], "of H100-SXM's roofline for these requests. Give a lower --mfu"),
+    ],
+)
+def test_plans_that_a_log_contradicts_are_refused(stagemeter, log, options, reason):
+    ended = stagemeter(*PLAN, *options)
+    assert ended.code == 2
+    assert reason in ended.err

@@ -30,21 +30,27 @@ def plan_devices(
     from_run: str | None = None,
     images: Path | None = None,
     pages: Path | None = None,
+    requests: Path | None = None,
+    skip_bad: bool = False,
 ) -> FleetSize:
     """Return how many devices some pages a day need; of a model that reads text alone, some requests.
 
     `mfu` is the utilization of whole requests; `from_run`, a paired profiling run, can give it instead. Without either,
     the roofline bounds the time. The mean page of `images`, a folder, or `pages`, a CSV of sizes, replaces that of
-    `config`.
+    `config`. `requests`, a log, gives the mean request by its exact sums; `skip_bad` leaves out its bad lines.
     """
     exclusive(mfu=mfu, from_run=from_run)
-    exclusive(images=images, pages=pages)
+    exclusive(images=images, pages=pages, requests=requests)
     peak = device_peak(find_device(device), config.dtype)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
     corpus = _corpus(images, pages, model, config.dpi)
-    found = _pages(config, model, corpus)
-    cost = _mean_cost(model, found, peak)
+    found: dict[Workload, _Pages] = {}
+    if requests is None:
+        found = _pages(config, model, corpus)
+        cost, described = _mean_cost(model, found, peak), _request(config.model, found)
+    else:
+        cost, described = _cost_of_log(config, requests, skip_bad, peak)
     source: str | None = None
     differences: Sequence[str] = ()
     if from_run is not None:
@@ -61,7 +67,31 @@ def plan_devices(
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
     sizing = devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size, differences)
     of_pages = (*(corpus.notes if corpus is not None else ()), *limit_notes(config, model))
-    return replace(sizing, assumptions=[*sizing.assumptions, _request(config.model, found), *of_pages, *model.notes])
+    return replace(sizing, assumptions=[*sizing.assumptions, described, *of_pages, *model.notes])
+
+
+def _cost_of_log(config: AnalysisConfig, log: Path, skip_bad: bool, peak: Peak) -> tuple[PageCost, str]:
+    """Return the mean cost of a log's requests, and the requests in words.
+
+    Stages of different requests overlap in an engine, so arithmetic and memory bound the log as a whole.
+    """
+    from stagemeter.application.requests import costs_of, open_costs
+
+    costs = costs_of(*open_costs(config, log, skip_bad))
+    count, total = costs["requests"], costs["total"]
+    seconds = None
+    if peak.bytes_per_second is not None:
+        moved = total["kv_bytes_read"] + total["kv_bytes_written"]
+        seconds = max(total["flops_causal"] / peak.flops_per_second, moved / peak.bytes_per_second) / count
+    prompt, cached, output = (costs[f"{name}_tokens"] / count for name in ("prompt", "cached", "output"))
+    described = (
+        f"requests are those of {log.name}: {config.model}, {prompt:,.1f} prompt tokens ({cached:,.1f} cached) and "
+        f"{output:,.1f} output tokens each in the mean, {describe_dtypes(costs)}"
+    )
+    left_out = [f"{costs[how]['lines']:,} {how}" for how in ("failed", "skipped") if costs[how]["lines"]]
+    described += f"; left out: {', '.join(left_out)}" if left_out else ""
+    cost = PageCost(count, total["flops"] / count, total["flops_causal"] / count, seconds, None, "request", of_log=True)
+    return cost, described
 
 
 def _request(model: str, pages: Mapping[Workload, _Pages]) -> str:

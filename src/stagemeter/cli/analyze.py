@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.options import no_track_option, output_options, run_options
+from stagemeter.cli.options import log_options, no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, PATH
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
@@ -45,13 +45,7 @@ _FOLDER = Path("stagemeter-report")
     is_flag=True,
     help="Print FLOPs per token beside those that Megatron-LM, torchtitan, vLLM and others would count.",
 )
-@click.option(
-    "--requests",
-    metavar="FILE",
-    type=PATH,
-    help="Log of requests, or the result of a benchmark: their costs by closed forms, in all.",
-)
-@click.option("--skip-bad", is_flag=True, help="Leave out lines of --requests that cannot be used, and list them.")
+@log_options("its costs by closed forms, in all")
 @click.option(
     "--output-dir",
     metavar="FOLDER",
@@ -76,8 +70,6 @@ def analyze(
     if not config.enabled:
         say("enabled is false: nothing was run")
         return
-    if skip_bad and requests is None:
-        raise StagemeterError("--skip-bad: there is no log whose lines it skips. Give --requests")
     if requests is not None:
         for name in ("strict", "device", "conventions"):
             if options[name]:

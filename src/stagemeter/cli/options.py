@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import FRACTION, NUMBER, TEXT, once
+from stagemeter.cli.types import FRACTION, NUMBER, PATH, TEXT, once
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,6 +62,24 @@ def corpus_options(kind: click.ParamType[Any]) -> Callable[[Command], Command]:
         return once("--images", metavar="FOLDER", type=kind, instead=_ONE_FOLDER, help=folder)(command)
 
     return add
+
+
+def log_options(use: str) -> Callable[[Command], Command]:
+    """Give a command ``--requests`` and ``--skip-bad``; `use` says what becomes of the log."""
+
+    def add(command: Command) -> Command:
+        skip = "Leave out lines of --requests that cannot be used, and list them."
+        command = click.option("--skip-bad", is_flag=True, callback=_with_log, help=skip)(command)
+        log = f"Log of requests, or the result of a benchmark: {use}."
+        return click.option("--requests", metavar="FILE", type=PATH, is_eager=True, help=log)(command)
+
+    return add
+
+
+def _with_log(context: click.Context, option: click.Parameter, value: bool) -> bool:
+    if value and context.params.get("requests") is None:
+        raise StagemeterError("--skip-bad: there is no log whose lines it skips. Give --requests")
+    return value
 
 
 def output_options(command: Command) -> Command:

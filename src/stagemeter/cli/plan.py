@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.options import corpus_options, output_options, store_options
+from stagemeter.cli.options import corpus_options, log_options, output_options, store_options
 from stagemeter.cli.output import print_json
 from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
@@ -17,6 +17,7 @@ Examples:
   stagemeter plan --pages-per-day 200000 --device A100-SXM-40GB --mode base --batch-size 16 --mfu 0.05
   stagemeter plan --pages-per-day 1e6 --device H100-SXM --from-run RUN       a run that was paired
   stagemeter plan --pages-per-day 50000 --device L40S --images scans/        the mean of a corpus
+  stagemeter plan --pages-per-day 1e6 --device H100-SXM --model llama-3.1-8b --requests log.csv --mfu 0.3
 """
 
 
@@ -26,13 +27,14 @@ Examples:
 @click.option("--mfu", metavar="SHARE", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
 @click.option("--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take the MFU from.")
 @corpus_options(PATH)
+@log_options("the mean request of it is planned for")
 @workload_options("plan")
 @store_options
 @output_options
 def plan(pages_per_day: float | None, device: str | None, as_json: bool, **options: Any) -> None:
     """Work out how many devices a number of pages a day needs, and say what the answer assumes.
 
-    With --images or --pages, the cost is that of the mean page.
+    With --images or --pages, the cost is that of the mean page; with --requests, that of the mean request of a log.
     """
     if pages_per_day is None:
         raise StagemeterError("--pages-per-day: missing. Give the number of pages to process a day")

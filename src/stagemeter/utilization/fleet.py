@@ -32,7 +32,9 @@ class PageCost:
     largest_batch : int or None
         Largest batch of the most demanding page that may fit into the device's memory; None where not known.
     unit : str
-        ``page``; ``request`` for a model that reads text alone.
+        ``page``; ``request`` for a model that reads text alone, and for a log.
+    of_log : bool
+        Whether the mean is over a log, which does not say what is computed together: weights are read for nothing.
     """
 
     pages: int
@@ -41,6 +43,7 @@ class PageCost:
     roofline_seconds: float | None
     largest_batch: int | None
     unit: str = "page"
+    of_log: bool = False
 
     def least_seconds(self, peak: Peak) -> float:
         """Return the least time of a page: that of the roofline, or without a bandwidth of the arithmetic alone."""
@@ -133,19 +136,26 @@ def devices_needed(
 def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | None, batch: int) -> list[str]:
     mean = f"one {cost.unit}" if cost.pages == 1 else f"the mean of {cost.pages:,} {cost.unit}s"
     visible = f", {cost.flops_causal:,.0f} by visible pairs" if _masked(cost) else ""
+    together = "" if cost.of_log else f", {batch} at once"
     lines = [
-        f"a {cost.unit} costs {cost.flops:,.0f} FLOPs{visible}, {mean}, {batch} at once",
+        f"a {cost.unit} costs {cost.flops:,.0f} FLOPs{visible}, {mean}{together}",
         f"peak of {peak.name}, {peak.dtype}: {peak.flops_per_second / 1e12:,.5g} TFLOP/s, {peak.source}",
         "every device runs 24 hours a day on this load only: loading, rendering, waiting and failures come on top",
     ]
-    if mfu is None:
+    if cost.of_log:
+        lines.append("what fits into memory is not checked: a log does not say which requests run together")
+    if mfu is None and cost.of_log:
+        lines.append("arithmetic and KV cache run at the roofline, weights cost no time: a lower bound of the devices")
+    elif mfu is None:
         lines.append("every stage runs at the roofline, with the fewest experts read: a lower bound of the devices")
     elif source is None:
         lines.append(f"an MFU of {100 * mfu:.3g} % of whole requests, as given")
     else:
         lines.append(f"the MFU of {source}, {100 * mfu:.3g} % of whole requests, holds here, too")
     if mfu is not None and cost.roofline_seconds is not None:
-        lines.append(f"at the roofline it would be {_most_in_words(cost, peak)} at this batch")
+        lines.append(
+            f"at the roofline it would be {_most_in_words(cost, peak)}{'' if cost.of_log else ' at this batch'}"
+        )
     return lines
 
 
@@ -171,9 +181,13 @@ def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str 
     """Refuse a utilization that needs fewer devices than the roofline allows."""
     if mfu > _most(cost.flops, cost, peak) * (1 + _ROUNDING):
         roofline = f"{_most_in_words(cost, peak)} of {peak.name}'s roofline"
+        way_out = "Give a lower --mfu"
+        if not cost.of_log:
+            way_out = f"Give the --batch-size and the {cost.unit}s that it was measured at, or a lower --mfu"
+        at_this = "" if cost.of_log else " at this batch"
         raise StagemeterError(
-            f"{_option(source)}: {_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. "
-            f"Give the --batch-size and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
+            f"{_option(source)}: {_given(mfu, source)} is above the {roofline} for these {cost.unit}s{at_this}. "
+            f"{way_out}"
         )
 
 
