@@ -22,7 +22,9 @@ Examples:
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--pages-per-day", metavar="NUMBER", type=FRACTION, help="Pages a day; for a text-only model, requests.")
+@click.option(
+    "--pages-per-day", metavar="NUMBER", type=FRACTION, help="Pages a day; of a log or a text model, requests."
+)
 @click.option("--device", metavar="NAME", type=DEVICE, help="Device, one of `stagemeter devices`.")
 @click.option("--mfu", metavar="SHARE", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
 @click.option("--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take the MFU from.")
