@@ -142,6 +142,7 @@ def mlproject() -> str:
         "profile_run": REQUIRED,
         **dict.fromkeys(("static_run", "device", "peak_tflops", "peak_gbps", "devices")),
     }
+    watch = {"url": REQUIRED, **dict.fromkeys(("model", "device", "page_size", "devices")), "every": "15s", "for": None}
     points = [
         entry_point("main", "analyze", counting | {"device": None, "output_dir": "stagemeter-report"}),
         entry_point(
@@ -159,6 +160,7 @@ def mlproject() -> str:
             arguments={"file": "A trace, an export or a table of times: see docs/profiles.md."},
         ),
         entry_point("mfu", "mfu", mfu),
+        entry_point("watch", "watch", watch, arguments={"url": "Address of the /metrics of a server."}),
         entry_point(
             "compare",
             "compare",

@@ -79,6 +79,20 @@ class Number(click.ParamType[float]):
         return click.FLOAT.convert(value, param, ctx) if number is None else float(number)
 
 
+class Duration(click.ParamType[float]):
+    """A time: seconds, or a number with s, m, h or d."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert the text of an option."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd]?)", str(value).strip())
+        seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]] if match else 0
+        if not seconds:
+            self.fail(f"{value!r} is no time above zero. Give seconds, or such as 90s, 2m, 8h or 1d", param, ctx)
+        return seconds
+
+
 class DecodeContext(click.ParamType[int | str]):
     """A number of tokens, ``auto`` or ``max``."""
 

@@ -18,6 +18,8 @@ STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "p
 LOG = "request_log"
 #: The steps of a training that a callback watches. Their run is the trainer's own, of no kind.
 TRAINING = "training"
+#: The intervals of a watch. Their run becomes one of a profile when the watch ends.
+WATCH = "watch"
 
 Values = dict[str, Any]
 Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -97,6 +99,11 @@ def training_values(steps: Mapping[str, Any]) -> Values:
 def log_values(costs: Mapping[str, Any]) -> Values:
     """Return the numbers of a log of requests by name."""
     return values_of(LOG, costs)
+
+
+def interval_values(interval: Mapping[str, Any]) -> Values:
+    """Return the numbers of an interval of a watch by name."""
+    return values_of(WATCH, interval)
 
 
 # Readers
@@ -415,6 +422,18 @@ METRICS: tuple[Metric, ...] = (
         "FLOPs",
         "Model FLOPs of a request of a log: the mean and quantiles.",
         {LOG: lambda costs: costs["flops_per_request"]},
+    ),
+    Metric(
+        "serving",
+        "",
+        "What live serving engines did in an interval, see [Watching](watching.md#metrics). An interval is a step.",
+        {WATCH: lambda interval: interval["serving"]},
+    ),
+    Metric(
+        "serving_flops",
+        "FLOPs",
+        "Model FLOPs of the requests that finished in an interval.",
+        {WATCH: lambda interval: interval["serving_flops"]},
     ),
     Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: _ratios}),
 )

@@ -20,7 +20,7 @@ from stagemeter.core.scratch import scratch_folder
 from stagemeter.tracking.labels import KIND, PARAMS_OTHERWISE, REPORT_HASH
 
 #: Metrics that a server takes at once (mlflow/utils/validation.py, ``MAX_METRICS_PER_BATCH``).
-_MOST_METRICS = 1000
+MOST_METRICS = 1000
 _WAY_OUT = "Log it to a run of its own: end this run first, or open a nested one, mlflow.start_run(nested=True)"
 
 
@@ -43,11 +43,11 @@ def log_document(
     client, run = mlflow.MlflowClient(), require_room(run_id, kind, document_hash)
     missing, otherwise = missing_params(run, params or {})
     all_tags = {KIND: kind, REPORT_HASH: document_hash, **tags, **otherwise, **_tables_tag(run, tables)}
-    for start in range(_MOST_METRICS, len(metrics), _MOST_METRICS):
-        client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
+    for start in range(MOST_METRICS, len(metrics), MOST_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
     client.log_batch(
         run_id,
-        metrics=metrics[:_MOST_METRICS],
+        metrics=metrics[:MOST_METRICS],
         params=missing,
         tags=[RunTag(key, value) for key, value in all_tags.items()],
     )

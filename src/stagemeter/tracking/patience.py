@@ -121,6 +121,13 @@ def is_out_of_patience(address: str) -> bool:
     return patience is not None and patience.is_over
 
 
+def ask_again(address: str) -> None:
+    """Give a tracking server the whole time limit anew, however long it has been silent."""
+    patience = _servers.get(_server(address))
+    if patience is not None:
+        patience.answered()
+
+
 @contextmanager
 def patience_with(address: str) -> Iterator[None]:
     """Limit the time that a tracking server may take within the block. Other stores need no limit."""

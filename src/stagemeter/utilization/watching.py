@@ -1,0 +1,125 @@
+"""The utilization of live serving engines, interval by interval. Needs no torch.
+
+An interval credits the requests that finished in it, since only their lengths are known. If tokens were processed and
+no request finished, its work is not known yet, and the interval joins the next one. So FLOPs add up over the intervals
+to those of the whole, or, where histograms give bounds, to bounds that lie within those of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, PREFILL, TOTAL
+from stagemeter.core.workload import Workload
+from stagemeter.hardware.roofline import Peak
+from stagemeter.profiling.devices import GIVEN, Devices, devices_of
+from stagemeter.profiling.readers.live import Served
+from stagemeter.utilization.mixed_lengths import requests_work
+from stagemeter.utilization.pairing import pair, why_no_hfu
+from stagemeter.utilization.serving import engine_section
+
+#: Quantities of `engine_section` that an interval has.
+_SHARES = ("mfu", "mfu_causal", "mfu_least", "mfu_most")
+_HOUR = 3600
+
+
+@dataclass
+class Watching:
+    """The intervals of a watch, and their sum.
+
+    Attributes
+    ----------
+    report : mapping
+        A static report with a closed form.
+    plan : callable
+        Return the workload of the lengths that were measured.
+    peak : Peak
+        Peak rates of one device.
+    devices_per_engine : int or None
+        Devices of an engine as given; None: one.
+    whole : Served or None
+        The sum of all intervals.
+    """
+
+    report: Mapping[str, Any]
+    plan: Callable[[Mapping[str, int]], Workload]
+    peak: Peak
+    devices_per_engine: int | None = None
+    whole: Served | None = None
+    _waiting: Served | None = field(default=None, repr=False)
+
+    def devices(self, served: Served) -> Devices:
+        """Return the devices of some engines."""
+        given = None if self.devices_per_engine is None else self.devices_per_engine * served.engines
+        return devices_of(given, served.engines, GIVEN)
+
+    def add(self, served: Served) -> dict[str, Any]:
+        """Take an interval, and return its numbers.
+
+        ``serving`` has rates, shares and numbers of things by name, and ``serving_flops`` the FLOPs by stage of the
+        requests that finished: empty while some are under way and none has finished.
+        """
+        self.whole = served if self.whole is None else self.whole + served
+        processed, requests = served.processed, served.requests
+        values = {"seconds": served.seconds, "engines": served.engines, "requests": requests}
+        values |= _rates(served, processed)
+        rate = self.peak.flops_per_second * self.devices(served).count * served.seconds
+        if processed.get("estimated_flops"):
+            values["engine_mfu"] = processed["estimated_flops"] * self.devices(served).per_request / rate
+        waiting = served if self._waiting is None else self._waiting + served
+        worked = requests or processed.get("prompt_tokens") or processed.get("new_tokens")
+        flops: dict[str, int] = {}
+        if requests:
+            try:
+                work, flops = self._work(waiting)
+            except StagemeterError as error:
+                return self._wait(waiting, values, str(error))
+            values |= work
+        elif worked or self._waiting is not None:
+            return self._wait(waiting, values, "no request finished yet")
+        else:
+            values |= dict.fromkeys(("mfu", "mfu_causal"), 0.0)
+        self._waiting = None
+        return {"serving": values, "serving_flops": flops, "waits": ""}
+
+    def _wait(self, waiting: Served, values: dict[str, float], why: str) -> dict[str, Any]:
+        self._waiting = waiting
+        return {"serving": values, "serving_flops": {}, "waits": why}
+
+    def _work(self, served: Served) -> tuple[dict[str, float], dict[str, int]]:
+        """Return the utilization of requests that finished, and their FLOPs by stage."""
+        profile, devices = served.profile(), self.devices(served)
+        workload = self.plan(profile.measured)
+        work = requests_work(self.report, workload, profile.lengths)
+        pairing = pair(
+            self.report, profile.medians, workload, self.peak, None, devices, work, why_no_hfu(profile.source)
+        )
+        section = engine_section(pairing, profile.metrics, devices, work)
+        assert section is not None, "a closed form counts every stage"
+        flops = {stage: served.requests * number for stage, number in pairing["counts"]["flops"].items()}
+        if work is not None:
+            flops |= {stage: work.parts["flops"][stage].estimate for stage in (PREFILL, DECODE)}
+        flops[TOTAL] = section["flops"]
+        values = {name: section[name] for name in _SHARES if name in section}
+        return {**values, "work_seconds": served.seconds}, flops
+
+
+def _rates(served: Served, processed: Mapping[str, float]) -> dict[str, float]:
+    """Return rates of tokens and requests, and shares of hits, as far as the page has them."""
+    values = {
+        f"{name}_per_second": processed[name] / served.seconds
+        for name in ("prompt_tokens", "computed_tokens", "new_tokens")
+        if name in processed
+    }
+    values["requests_per_hour"] = served.requests * _HOUR / served.seconds
+    pictures = processed.get("multimodal_queries")
+    if pictures:
+        values["pictures_per_hour"] = pictures * _HOUR / served.seconds
+    for cache in ("prefix", "multimodal"):
+        asked, hits = processed.get(f"{cache}_queries"), processed.get(f"{cache}_hits")
+        if asked and hits is not None:
+            values[f"{cache}_hit_rate"] = hits / asked
+    return values

@@ -1,0 +1,229 @@
+"""A watch of a real HTTP server that replays vLLM's pages, in a real store."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from replayed_server import CONFIGS, LLAMA, REQUESTS, ReplayedServer, page
+
+SCENARIO = "prefix_cache"
+DONE = len(REQUESTS[SCENARIO])
+PAGES = [page(SCENARIO, done) for done in range(DONE + 1)]
+#: The work of all requests, attention counted dense. No prompt was computed in chunks, so it is what vLLM estimates.
+EXACT = json.loads((CONFIGS / "scenarios.json").read_text())[SCENARIO]["vllm_estimate"]
+PEAK = 989e12
+
+
+@dataclass
+class Ended:
+    """What a watch left: its exit code, what it printed, and its run."""
+
+    code: int
+    out: str
+    err: str
+    run: Run | None
+
+
+@pytest.fixture
+def watch(command, runs, experiment):
+    """Watch servers that give some pages, one an interval, until the last page is asked for again."""
+
+    def run(*servers: list[str | None], options: tuple[object, ...] = (), ends: bool = True):
+        def over() -> None:
+            if ends:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with contextlib.ExitStack() as opened:
+            # The first page is read before the run is opened, and again when it is open.
+            given = [[pages[0], *pages] for pages in servers]
+            addresses = []
+            for number, pages in enumerate(given):
+                server = ReplayedServer(pages, over if number == 0 else lambda: None)
+                opened.callback(server.close)
+                addresses.append(server.url)
+            code, out, err = command(
+                *("watch", *addresses, "--every", 0.02, "--model", LLAMA, "--device", "H100-SXM"),
+                *("--experiment", experiment, *options),
+            )
+        # The run of the counts is newer.
+        return Ended(code, out, err, next((one for one in runs() if "stagemeter.watched" in one.data.tags), None))
+
+    return run
+
+
+def history(run, metric: str) -> list[float]:
+    return [point.value for point in MlflowClient().get_metric_history(run.info.run_id, metric)]
+
+
+def artifact(run, name: str) -> dict:
+    return json.loads(Path(MlflowClient().download_artifacts(run.info.run_id, name)).read_text())
+
+
+@pytest.mark.slow
+def test_intervals_of_one_request_add_up_to_the_exact_count(watch):
+    ended = watch(PAGES)
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert run.info.status == "FINISHED"
+    requests = history(run, "serving/requests")
+    assert requests[:DONE] == [1] * DONE
+    assert sum(requests) == DONE
+    # One request an interval leaves nothing open, so that the sum is exact; of the whole there are bounds.
+    assert sum(history(run, "serving_flops/total")) == EXACT
+    engine = artifact(run, "mfu.json")["engine"]
+    assert engine["flops_least"] < EXACT < engine["flops_most"]
+    assert engine["engine_flops"] == EXACT
+    seconds = history(run, "serving/seconds")
+    assert engine["seconds"] == pytest.approx(sum(seconds))
+    mfu = history(run, "serving/mfu")
+    assert sum(share * time for share, time in zip(mfu, seconds, strict=True)) == pytest.approx(EXACT / PEAK)
+    assert history(run, "serving/prefix_hit_rate")[1] == pytest.approx(992 / 1050)
+    tokens = history(run, "serving/computed_tokens_per_second")
+    assert sum(rate * time for rate, time in zip(tokens, seconds, strict=True)) == pytest.approx(2699)
+    assert run.data.metrics["mfu/engine"] == pytest.approx(engine["mfu"])
+    assert "roofline.png" in {file.path for file in MlflowClient().list_artifacts(run.info.run_id)}
+    assert "MFU" in run.data.tags["mlflow.note.content"]
+    # A line an interval, and the pairing below them.
+    lines = ended.out.splitlines()
+    assert lines[0].startswith("time ")
+    assert len([line for line in lines if "94.5 %" in line]) == 1
+    assert "12 requests in" in ended.out
+
+
+@pytest.mark.slow
+def test_a_gap_is_named_and_the_next_interval_covers_it(watch):
+    ended = watch([*PAGES[:3], None, None, None, *PAGES[5:]])
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert ended.err.count("no page, and the next one covers the gap") == 1
+    assert ended.err.count("answers again, and this interval is of") == 1
+    assert history(run, "serving/servers_left_out")[1:6] == [0, 1, 1, 1, 0]
+    assert history(run, "serving/requests")[:3] == [1, 1, 3]
+    assert sum(history(run, "serving/requests")) == DONE
+    assert artifact(run, "mfu.json")["engine"]["requests"] == DONE
+    assert any("answer is 503" in note for note in artifact(run, "profile.json")["notes"])
+
+
+@pytest.mark.slow
+def test_a_restart_is_named_and_its_interval_left_out(watch):
+    # The counters of the second life begin anew.
+    ended = watch([*PAGES[4:8], *PAGES[:3]])
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert ended.err.count("is left out: ") == 1
+    assert "went down" in ended.err
+    assert history(run, "serving/servers_left_out")[:6] == [0, 0, 0, 1, 0, 0]
+    assert sum(history(run, "serving/requests")) == 3 + 2
+    whole = artifact(run, "mfu.json")["engine"]
+    assert whole["requests"] == 5
+    assert whole["seconds"] == pytest.approx(sum(history(run, "serving/seconds")))
+
+
+@pytest.mark.slow
+def test_a_restart_whose_counters_caught_up_is_seen(watch):
+    later = PAGES[6].replace("process_start_time_seconds 1", "process_start_time_seconds 2")
+    assert later != PAGES[6]
+    ended = watch([*PAGES[:3], later])
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert "the server started after" in ended.err
+    assert sum(history(run, "serving/requests")) == 2
+
+
+@pytest.mark.slow
+def test_servers_add_up(watch):
+    ended = watch(PAGES, PAGES)
+    run = ended.run
+    assert ended.code == 0, ended.err
+    # Both finish equal requests in an interval, whose mean is each of them.
+    assert sum(history(run, "serving_flops/total")) == 2 * EXACT
+    pairing = artifact(run, "mfu.json")
+    assert (pairing["devices"]["count"], pairing["engine"]["requests"]) == (2, 2 * DONE)
+    assert pairing["engine"]["engine_flops"] == 2 * EXACT
+
+
+def busy(text: str) -> str:
+    """Add 5000 tokens of prompts whose requests have not finished."""
+    return re.sub(r"(prompt_tokens_total\{.*\} )(\S+)", lambda match: f"{match[1]}{float(match[2]) + 5000}", text)
+
+
+@pytest.mark.slow
+def test_work_of_unfinished_requests_is_left_to_a_later_interval(watch):
+    ended = watch([*PAGES[:3], busy(PAGES[2]), busy(PAGES[2]), busy(PAGES[5])])
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert ended.out.count("no request finished yet") == 2
+    steps = {point.step for point in MlflowClient().get_metric_history(run.info.run_id, "serving/mfu")}
+    assert {0, 1, 4} <= steps
+    assert not {2, 3} & steps
+    assert history(run, "serving/prompt_tokens_per_second")[2] > 0
+    seconds, worked = history(run, "serving/seconds"), history(run, "serving/work_seconds")
+    assert worked == pytest.approx([*seconds[:2], sum(seconds[2:5])])
+    assert sum(history(run, "serving/requests")) == artifact(run, "mfu.json")["engine"]["requests"] == 5
+
+
+@pytest.mark.slow
+def test_json_is_one_document(watch):
+    ended = watch(PAGES, options=("--json",))
+    run = ended.run
+    assert ended.code == 0, ended.err
+    document = json.loads(ended.out)
+    assert document["run_id"] == run.info.run_id
+    assert document["pairing"]["engine"]["requests"] == DONE
+    assert sum(interval["serving"]["requests"] for interval in document["intervals"]) == DONE
+    assert ended.err.startswith("time ")
+
+
+@pytest.mark.slow
+def test_the_time_ends_the_watch(watch):
+    ended = watch([PAGES[0], PAGES[3]], options=("--for", 0.3), ends=False)
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert run.info.status == "FINISHED"
+    assert sum(history(run, "serving/seconds")) == pytest.approx(0.3, abs=0.25)
+
+
+def test_an_idle_server_has_no_pairing(watch):
+    ended = watch([PAGES[0]] * 4)
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert run.info.status == "FINISHED"
+    assert set(history(run, "serving/mfu")) == {0.0}
+    assert run.data.tags["mlflow.note.content"] == "No request finished while this run watched."
+    assert "stagemeter.kind" not in run.data.tags
+
+
+def test_a_server_that_goes_away_at_once_leaves_a_killed_run(watch):
+    ended = watch([PAGES[0], None, None, None])
+    run = ended.run
+    assert ended.code == 130
+    assert run.info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("pages", "options", "message"),
+    [
+        ([PAGES, [text.replace("./llama", "other") for text in PAGES]], (), "URLS: the servers serve several models"),
+        ([PAGES], ("--devices", 0), "--devices: 0 is impossible"),
+        ([PAGES], ("--every", 0), "--every: '0' is no time above zero"),
+        ([PAGES], ("--for", "8 hours"), "--for: '8 hours' is no time above zero"),
+        ([PAGES], ("--peak-tflops", 989), "exclude each other"),
+        ([PAGES], ("--engine-model", "other"), "the page has no model 'other'"),
+        ([[None]], (), "the answer is 503"),
+        ([["# HELP up x\nup 1\n"]], (), "the page has no metrics of vLLM"),
+    ],
+)
+def test_bad_input_opens_no_run(watch, pages, options, message):
+    ended = watch(*pages, options=options, ends=False)
+    run = ended.run
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert run is None
