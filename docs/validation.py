@@ -22,7 +22,6 @@ from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.vision.vit import VisionTransformer, vit_operators
 
 PAGE = Path(__file__).with_name("validation.md")
-STEPS = Path(__file__).parents[1] / "tests" / "conventions" / "vllm_steps.json"
 #: Dense bf16 peaks in FLOP/s that the sources divide by.
 A100, H100 = 312e12, 989e12
 #: Table 3 of arXiv 2407.21783.
@@ -257,40 +256,6 @@ def _served(name: str, flops: float, rate: float) -> list[str]:
     return [name, f"{flops / 1e9:.1f} G", f"{rate:,.0f}", f"{achieved / 1e12:.1f}", f"{achieved / H100:.1%}"]
 
 
-def vllm() -> str:
-    """Return vLLM's estimates for prompts of a real server beside ours."""
-    rows = [["server", "tokens", "vLLM's estimate", "ours, all pairs", "of it router", "of it dense layers", "rest"]]
-    for name, recorded in json.loads(STEPS.read_text(encoding="utf-8")).items():
-        prompts = [
-            (requests[0][0], estimated)
-            for requests, estimated in (() if name == "_source" else recorded["steps"])
-            if len(requests) == 1 and requests[0][2] and requests[0][0] == requests[0][1] > 1
-        ]
-        if not prompts:
-            continue
-        tokens, estimated = max(prompts)
-        sizes = sizes_of(described(recorded["config"]))
-        matrices = sizes.total("projections", "dense", "router", "routed", "shared")
-        ours = 2 * (tokens * (matrices + sizes.scores(tokens, windows=True)) + sizes.head)
-        router, dense = 2 * tokens * sizes.total("router"), 0
-        for layer in sizes.layers if router else ():
-            sparse = next(other for other in sizes.layers if other.experts)
-            dense += 2 * tokens * layer.times * (layer.dense - sparse.routed - sparse.shared) if layer.dense else 0
-        figures = (estimated, ours, router, dense, ours - estimated - router - dense)
-        rows.append([name, f"{tokens:,}", *(f"{figure:,}" for figure in figures)])
-    return f"""
-## vLLM, its own estimate
-
-Source: steps of vLLM 0.32.0 servers on tiny models with one whole prompt each, written down inside of the engine
-(`tests/conventions/vllm_steps.json`). Command: `python docs/validation.py`. `stagemeter.conventions` equals the
-estimate of every step; this is our own count.
-
-{table(rows)}
-vLLM leaves the router out. It takes the dense first layer of 06 for one with experts; the column has what that leaves
-out. Nothing else differs.
-"""
-
-
 def conventions() -> str:
     """Return other projects' counts of two models."""
     text = """
@@ -299,8 +264,8 @@ def conventions() -> str:
 `stagemeter analyze --conventions` and `stagemeter.conventions.compare` put a prompt beside what nine other projects
 would count. FLOPs are those of a forward pass per token, a third of what trainers count. Where a project has no formula
 for a part, there is no number. Tests hold torchtitan's, verl's, DeepSpeed's and transformers' formulas to their own
-code, and vLLM's to a server. Those of Megatron-LM and MaxText, which PyPI does not have, are worked out anew in the
-tests (`tests/conventions/`).
+code, and vLLM's to [a server](engines.md). Those of Megatron-LM and MaxText, which PyPI does not have, are worked out
+anew in the tests (`tests/conventions/`).
 """
     # The last reads a page.
     lengths = {"llama-3.1-8b": 8192, "deepseek-v3": 4096, "qwen3-next-80b-a3b": 4096, "gemma-3-4b": None}
@@ -322,7 +287,7 @@ def _percent(text: str) -> str:
 
 def page() -> str:
     """Return the page."""
-    parts = (deepseek_training, torchtitan, llama_405b, nanogpt, open_clip, deepseek_serving, vllm, conventions)
+    parts = (deepseek_training, torchtitan, llama_405b, nanogpt, open_clip, deepseek_serving, conventions)
     return HEAD + "".join(part() for part in parts)
 
 

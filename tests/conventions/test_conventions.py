@@ -18,12 +18,16 @@ from stagemeter.application.analyze import analyze_page
 from stagemeter.cli import cli
 from stagemeter.conventions import Comparison, compare
 from stagemeter.conventions.compare import decoder_of
-from stagemeter.conventions.formulas import CONVENTIONS, megatron, vllm_step
+from stagemeter.conventions.formulas import CONVENTIONS, megatron
 from stagemeter.conventions.sizes import NoFormulaError, read_sizes
+from stagemeter.conventions.vllm import scheduled_passes, vllm_flops, written_bytes
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.lookup import ModelDescription
 
-STEPS = json.loads(Path(__file__).with_name("vllm_steps.json").read_text(encoding="utf-8"))
+SERVED = Path(__file__).parents[1] / "utilization" / "serving" / "recorded"
+SCENARIOS, STEPS = (
+    json.loads((SERVED / f"{name}.json").read_text(encoding="utf-8")) for name in ("scenarios", "schedules")
+)
 PEERS = json.loads(Path(__file__).with_name("peers.json").read_text(encoding="utf-8"))
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -57,15 +61,15 @@ def flops(found: Comparison, name: str) -> Fraction | None:
     return next(row.flops_per_token for row in found.rows if row.convention == name)
 
 
-@pytest.mark.parametrize("scenario", [name for name in STEPS if name != "_source"])
-def test_vllm_as_a_server_counted_it(scenario: str, tmp_path: Path) -> None:
-    recorded = STEPS[scenario]
-    model = described(recorded["config"], tmp_path)
-    assert isinstance(model.architecture, Decoder)
-    sizes = read_sizes(model.architecture, model.config)
-    for requests, estimated in recorded["steps"]:
-        # A prompt has one position with a head, and so has a decode step of one token.
-        assert vllm_step(sizes, [(new, context) for new, context, _ in requests], len(requests)) == estimated
+@pytest.mark.parametrize("scenario", STEPS)
+def test_vllm_as_a_server_counted_it(scenario: str) -> None:
+    """FLOPs and bytes written of each step, from passes of new tokens and the context after them."""
+    model = describe_model(str(SERVED / f"{SCENARIOS[scenario]['config']}.config.json"))
+    sizes = read_sizes(decoder_of(model), model.config)
+    token, head = written_bytes(sizes, 2, 2) or (0, 0)
+    for passes, _, flops, written in STEPS[scenario]:
+        done = scheduled_passes(sizes, passes)
+        assert (vllm_flops(sizes, done), token * done.tokens + head * done.heads) == (flops, written)
 
 
 @given(tokens=st.integers(1, 65536))

@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["models", "validation"])
+@pytest.mark.parametrize("name", ["engines", "models", "validation"])
 def test_page_is_current(name):
     script = DOCS / f"{name}.py"
     made = runpy.run_path(str(script))["page"]()

@@ -203,3 +203,55 @@ nv_inference_compute_infer_duration_us{{model="llama",version="1"}} {1}
     assert pairing["engine"]["flops"] == 10 * sum(counts.values())
     assert run.data.metrics["mfu/engine"] == close(10 * sum(counts.values()) / (SECONDS * PEAK))
     assert "10 requests in 20 s" in paired
+
+
+SCENARIOS = json.loads((RECORDED / "scenarios.json").read_text(encoding="utf-8"))
+
+
+def log_of(path: Path, rows: list[list[int]]) -> Path:
+    lines = ["prompt_tokens,cached_tokens,output_tokens", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_log_of_the_requests_makes_it_exact(served, tmp_path):
+    log = log_of(tmp_path / "log.csv", SCENARIOS["chunked_prefill"]["requests"])
+    run, imported, paired = served("chunked_prefill", imported=("--requests", log))
+    assert "estimate from the mean lengths" not in imported + paired
+    assert "FLOPs are exact, those of the 6 requests of log.csv" in imported
+    assert "(between" not in paired
+    engine = artifact(run, "mfu.json")["engine"]
+    assert (engine["flops"], engine["flops_causal"]) == (28_363_833_344, 22_588_465_152)
+    assert engine["flops_least"] == engine["flops_most"] == 28_363_833_344
+    assert engine["parts"] == {
+        "output head on each chunk": 5_767_168,
+        "chunks without the keys of later ones": -3_931_111_424,
+    }
+    assert "less ours: output head on each chunk +5.77 MFLOPs, chunks without the keys of later ones -3.93" in paired
+    assert json.loads(run.data.tags["stagemeter.served_requests"])["log"] == "log.csv"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "has 11 requests, and 12 finished between the scrapes: the log is shorter than"),
+        (lambda rows: [*rows, rows[0]], "has 13 requests, and 12 finished between the scrapes: the log is longer than"),
+        (lambda rows: [[51, 0, 10], *rows[1:]], "has 3,301 prompt tokens, and the page counted 3,300"),
+        (lambda rows: [[50, 0, 9], *rows[1:]], "has 134 output tokens, and the page counted 135"),
+        (lambda rows: [[50, 8, 10], *rows[1:]], "has 3,292 computed prompt tokens, and the page counted 3,300"),
+    ],
+)
+def test_logs_of_other_requests_are_refused(command, tmp_path, change, message):
+    log = log_of(tmp_path / "log.csv", change(SCENARIOS["mixed_lengths"]["requests"]))
+    pages = [RECORDED / f"mixed_lengths.{page}.txt" for page in ("before", "after")]
+    code, out, err = command("import-profile", *pages, "--model", LLAMA, "--requests", log)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_log_goes_with_scrapes_alone(command, tmp_path):
+    (tmp_path / "times.json").write_text('{"prefill": 30.0, "decode": 8.0}')
+    log = log_of(tmp_path / "log.csv", [[9, 0, 2]])
+    code, _, err = command("import-profile", tmp_path / "times.json", "--model", LLAMA, "--requests", log)
+    assert code == 2
+    assert "requests: means nothing with a file" in err

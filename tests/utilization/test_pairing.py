@@ -16,6 +16,7 @@ from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import ONE_DEVICE
+from stagemeter.profiling.readers.engines.vllm import VLLM
 from stagemeter.utilization.pairing import pair
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.stage_mfu import compute_stage_mfu
@@ -332,7 +333,7 @@ def test_peaks_survive_being_written_down():
 def test_engine_is_held_against_the_work_of_all_requests(gundam):
     pairing = pair(gundam, {"forward": 61.0, "decode_total": 3577.0}, workload_of(gundam), A100)
     metrics = {"engine/seconds": 60.0, "engine/requests": 120.0, "engine/estimated_flops": 1.0e14}
-    engine = engine_section(pairing, metrics, ONE_DEVICE)
+    engine = engine_section(pairing, metrics, ONE_DEVICE, served_by=VLLM)
     assert engine["flops"] == 120 * gundam["total"]["flops"]
     assert engine["mfu"] == close(120 * gundam["total"]["flops"] / 60 / 312e12)
     assert engine["difference"] == close(1e14 / (120 * gundam["total"]["flops"]) - 1)

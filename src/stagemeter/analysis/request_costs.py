@@ -264,19 +264,20 @@ class RequestCosts:
         whole = np.zeros(count, kind)
         for name, (needed, executed) in self._costs(views, **given).items():
             sums = self._stages[name]
-            sums.needed += Cost(**{one: _sum(getattr(needed, one), count) for one in _NEEDED})
-            sums.executed += _sum(executed.macs, count)
+            sums.needed += Cost(**{one: exact_sum(getattr(needed, one), count) for one in _NEEDED})
+            sums.executed += exact_sum(executed.macs, count)
             whole = whole + 2 * needed.macs
         self._flops.append(whole)
         self._groups[views, page_cached] += count
         decoder = self.model.family.decoder(self.model.architecture)
+        tokens = {name: exact_sum(getattr(requests, name), count) for name in ("prompt", "cached", "output")}
         self._tokens += Counter(
             {
                 "requests": count,
                 "pages": count * (views is not NO_PAGE),
                 "pages_cached": count * page_cached,
-                **{f"{name}_tokens": _sum(getattr(requests, name), count) for name in ("prompt", "cached", "output")},
-                "decode_steps": _sum(requests.output, count) - count,
+                **{f"{name}_tokens": number for name, number in tokens.items()},
+                "decode_steps": tokens["output"] - count,
                 "beyond": int((requests.prompt + requests.output - 1 > decoder.max_positions).sum()),
             }
         )
@@ -354,7 +355,7 @@ class RequestCosts:
         return [f"{requests:,} requests reach more than the {positions:,} positions that the model was made for"]
 
 
-def _sum(values: Any, count: int) -> int:
+def exact_sum(values: Any, count: int) -> int:
     """Return the sum of an array, or of a number that all `count` requests have, as an exact integer."""
     import numpy as np
 

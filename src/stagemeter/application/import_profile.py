@@ -24,12 +24,13 @@ from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
+from stagemeter.profiling.lengths import ESTIMATED
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
 from stagemeter.utilization.work import differing_fields
 
 #: Attributes of `Source` that only some sources use.
-_OF_SCRAPES = ("interval", "engine_model", "request_count")
+_OF_SCRAPES = ("interval", "engine_model", "request_count", "requests")
 _OF_SUMMARIES = ("prefill_contains_vision",)
 #: An address without its scheme: a name and a port.
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
@@ -51,6 +52,8 @@ class Source:
         Seconds between two scrapes, and the model of a serving engine that has several.
     request_count : int or None
         Requests that finished between two scrapes, for an engine that does not count them.
+    requests : Path or None
+        Log of the requests that finished between the scrapes.
     prefill_contains_vision : bool or None
         For summaries, which have no timestamps.
     device, devices : str or None, int or None
@@ -64,6 +67,7 @@ class Source:
     interval: float | None = None
     engine_model: str | None = None
     request_count: int | None = None
+    requests: Path | None = None
     prefill_contains_vision: bool | None = None
     device: str | None = None
     devices: int | None = None
@@ -85,6 +89,8 @@ def import_profile(
     profile = _read(source, asked.decode_steps, aggregates(stages).get(VISION, []))
     hardware |= _devices(source.devices, profile)
     profile = replace(profile, hardware={**profile.hardware, **hardware})
+    if source.requests is not None:
+        profile = _with_log(profile, config, source.requests)
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
     if not profile.times_ms and "engine/requests" not in profile.metrics:
@@ -120,6 +126,19 @@ def import_profile(
         # The times are printed anyway: the server that was scraped may not show them again.
         return Profiled(document, None, [], error)
     return Profiled(document, run.run_id, run_messages(run))
+
+
+def _with_log(profile: Profile, config: AnalysisConfig, log: Path) -> Profile:
+    """Add the exact work of the requests of a log, which are those of the profile."""
+    from stagemeter.application.requests import open_costs
+    from stagemeter.utilization.served import served_requests
+
+    costs, requests = open_costs(config, log, skip_bad=False)
+    served = served_requests(costs, requests.batches, profile)
+    costs.notes += requests.notes
+    said = f"FLOPs are exact, those of the {served.requests:,} requests of {log.name}"
+    notes = [note for note in profile.notes if not note.startswith(ESTIMATED)]
+    return replace(profile, notes=(*notes, said, *costs.notes), served=served.to_dict())
 
 
 def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:

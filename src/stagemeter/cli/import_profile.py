@@ -19,6 +19,7 @@ Examples:
   stagemeter import-profile times.csv --mode base --batch-size 8   stage,time_ms[,repeat]
   stagemeter import-profile http://localhost:8000/metrics --interval 60
   stagemeter import-profile before.txt after.txt --interval 60     two scrapes that were saved
+  stagemeter import-profile before.txt after.txt --interval 60 --requests log.csv
   stagemeter import-profile --from-run RUN --map prefill=my/metric
 """
 
@@ -47,6 +48,12 @@ Examples:
     metavar="N",
     type=NUMBER,
     help="Requests that finished between two scrapes of an engine that does not count them, as llama.cpp.",
+)
+@click.option(
+    "--requests",
+    metavar="FILE",
+    type=PATH,
+    help="Log of the requests that finished between two scrapes, in CSV, JSON Lines or Parquet: FLOPs are exact.",
 )
 @click.option(
     "--prefill-contains-vision/--prefill-without-vision",

@@ -7,7 +7,7 @@ Each returns FLOPs per token of sequences of `tokens` tokens, as its project cou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from stagemeter.conventions.maxtext import maxtext
@@ -29,6 +29,7 @@ from stagemeter.conventions.sizes import (
     NoFormulaError,
 )
 from stagemeter.conventions.verl import verl
+from stagemeter.conventions.vllm import vllm, vllm_request
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
 from stagemeter.models.decoder.mamba2 import StateSpace
 from stagemeter.models.decoder.mixer import Mixer
@@ -158,63 +159,6 @@ def deepspeed(sizes: DecoderSizes, tokens: int) -> int:
     ``_attn_flops_compute``.
     """
     return 2 * (sizes.total("projections", "dense") + sizes.scores(tokens) + sizes.head)
-
-
-def vllm(sizes: DecoderSizes, tokens: int) -> Fraction:
-    """Return 2 x matrices, every query with the whole context or its window, and one head position a prompt.
-
-    Source: vllm-project/vllm, ``vllm/v1/metrics/perf.py``, ``AttentionMetrics``, ``MLAAttentionMetrics``,
-    ``FfnMetrics`` and ``UnembedMetrics``, commit 00cee63.
-    """
-    return Fraction(vllm_step(sizes, [(tokens, tokens)], 1), tokens)
-
-
-def vllm_step(sizes: DecoderSizes, requests: list[tuple[int, int]], heads: int) -> int:
-    """Return the FLOPs of one step: new tokens and context of each request, and positions with an output head."""
-    tokens = sum(new for new, _ in requests)
-    latent = LATENT in sizes.parts
-    if GATED_DELTA in sizes.parts:
-        sizes = _all_attention(sizes)
-    macs = sum(new * (sizes.scores(context, windows=not latent)) for new, context in requests)
-    networks = _vllm_networks(sizes)
-    return 2 * (tokens * (sizes.total("projections") + networks) + macs + heads * sizes.head)
-
-
-def _all_attention(sizes: DecoderSizes) -> DecoderSizes:
-    """Return the sizes with every layer as one of attention: vLLM counts the layers of the whole model as such."""
-    own = next(layer for layer in sizes.layers if layer.heads)
-    layers = (
-        replace(
-            layer,
-            mixer=own.mixer,
-            projections=own.projections,
-            heads=own.heads,
-            score_width=own.score_width,
-            value_width=own.value_width,
-        )
-        for layer in sizes.layers
-    )
-    return replace(sizes, layers=tuple(layers))
-
-
-def vllm_request(sizes: DecoderSizes, tokens: int, new_tokens: int) -> int:
-    """Return the FLOPs of a request: its whole prompt in one step, and one step for each new token but the first."""
-    steps = [(tokens, tokens), *((1, tokens + step) for step in range(1, new_tokens))]
-    return sum(vllm_step(sizes, [step], 1) for step in steps)
-
-
-def _vllm_networks(sizes: DecoderSizes) -> int:
-    """Return the elements of all feed-forward matrices of a token, as vLLM reads them from the configuration."""
-    config = sizes.config
-    sparse = [layer for layer in sizes.layers if layer.experts]
-    if not sparse:
-        return sizes.total("dense")
-    shared = sparse[0].shared if {"n_shared_experts", "num_shared_experts"} & set(config) else 0
-    # Dense layers are seen where one of these keys is, and else every layer counts as one with experts.
-    seen = {"moe_layer_freq", "first_k_dense_replace"} <= set(config) or "interleave_moe_layer_step" in config
-    number = sum(layer.times for layer in sparse) if seen else sizes.depth
-    width = int(config.get("intermediate_size", 4 * sizes.hidden))
-    return number * (sparse[0].routed + shared) + (sizes.depth - number) * 3 * sizes.hidden * width
 
 
 _CAUSAL, _DENSE = "half of all pairs", "all pairs, without the causal mask"

@@ -136,6 +136,11 @@ class DecoderSizes:
         """Number of layers."""
         return sum(layer.times for layer in self.layers)
 
+    @property
+    def windows(self) -> frozenset[int]:
+        """Windows of the layers of attention; 0 for those without."""
+        return frozenset(layer.window for layer in self.layers)
+
     def total(self, *names: str) -> int:
         """Return the sum of some sizes over all layers."""
         return sum(layer.times * getattr(layer, name) for layer in self.layers for name in names)

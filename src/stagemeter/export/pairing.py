@@ -212,7 +212,14 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
             f"{100 * engine['difference']:+.1f} %, against ours without the vision stages "
             f"{100 * engine['difference_language_only']:+.1f} %. {engine['explanation']}"
         )
+        if "parts" in engine:
+            parts = (f"{name} {_signed(flops)}" for name, flops in engine["parts"].items())
+            lines.append(f"the engine's estimate less ours: {', '.join(parts) or 'nothing'}")
     return lines
+
+
+def _signed(flops: int) -> str:
+    return f"{'+' if flops > 0 else '-'}{with_unit(abs(flops), 'FLOPs')}"
 
 
 def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:

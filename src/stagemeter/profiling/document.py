@@ -14,7 +14,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.profiling.profile import Profile, spread
 
 #: Changes with the document's keys and their meaning.
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class ProfileMetadata(TypedDict):
@@ -45,6 +45,7 @@ class ProfileDocument(TypedDict):
     throughput: dict[str, float]
     metrics: dict[str, float]
     lengths: dict[str, Any] | None
+    served: dict[str, Any] | None
     hardware: dict[str, str]
     notes: list[str]
 
@@ -101,6 +102,7 @@ def profile_document(
         "throughput": _throughput(profile, workload),
         "metrics": values["metrics"],
         "lengths": values["lengths"],
+        "served": values["served"],
         "hardware": values["hardware"],
         "notes": values["notes"],
     }

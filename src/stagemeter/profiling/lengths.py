@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+#: Begin of the note on work that is not exact.
+ESTIMATED = "work is an estimate from the mean lengths"
+#: Begin and end of sources of computed tokens that do not count those of the finished requests.
+_NO_COUNTER, _A_SHARE = "no counter", ", as a share of all that was processed"
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -63,6 +68,11 @@ class RequestLengths:
     def cached(self) -> int:
         """Prompt tokens that came from a cache."""
         return self.prompt.total - self.computed.total
+
+    @property
+    def computed_known(self) -> bool:
+        """Whether the page counts the computed tokens of these requests, rather than of all that it processed."""
+        return not self.computed_source.startswith(_NO_COUNTER) and not self.computed_source.endswith(_A_SHARE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the lengths as plain data for JSON."""

@@ -36,6 +36,8 @@ class Profile:
         ``device`` and other properties.
     lengths : RequestLengths or None
         Lengths of the requests that a serving engine's times are means over.
+    served : mapping or None
+        The work of these requests by their log, see `stagemeter.utilization.served.ServedRequests`.
     """
 
     times_ms: Mapping[str, Sequence[float]]
@@ -47,6 +49,7 @@ class Profile:
     hardware: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     lengths: RequestLengths | None = None
+    served: Mapping[str, Any] | None = None
 
     @property
     def medians(self) -> dict[str, float]:

@@ -28,6 +28,8 @@ BASIS = "stagemeter.basis"
 PAIRING_SCHEMA = "stagemeter.pairing_schema_version"
 #: Lengths of the requests that a serving engine's times are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
+#: The work of these requests by their log, as JSON.
+SERVED = "stagemeter.served_requests"
 #: Who took the times of a profile.
 SOURCE = "stagemeter.source"
 #: Devices of a pairing, and the source of their number.

@@ -34,6 +34,7 @@ from stagemeter.tracking.runs import (
     measured_workload,
     require_kind,
     search_runs,
+    served_of_run,
 )
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.utilization.mixed_lengths import requests_work
@@ -97,12 +98,14 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
         )
     workload, report = measured_workload(profile), statics.report(static)
     peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
-    requests = requests_work(report, workload, lengths_of_run(profile))
+    served = served_of_run(profile)
+    requests = served.work if served else requests_work(report, workload, lengths_of_run(profile))
     experts = counted_experts(profile.data.metrics)
     no_hfu = why_no_hfu(tags.get(SOURCE, ""))
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
-    engine = engine_section(pairing, profile.data.metrics, used, requests, engine_with(tags.get(SOURCE, "")))
+    served_by = engine_with(tags.get(SOURCE, ""))
+    engine = engine_section(pairing, profile.data.metrics, used, requests, served_by, served)
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:

@@ -22,7 +22,17 @@ from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping
 from stagemeter.profiling.readers.plain import profile_of_times
 from stagemeter.tracking.document import log_document, require_room
-from stagemeter.tracking.labels import CONTEXT_DEVICE, HARDWARE, KIND, LENGTHS, PROFILE, SCHEMA, SOURCE, workload_tags
+from stagemeter.tracking.labels import (
+    CONTEXT_DEVICE,
+    HARDWARE,
+    KIND,
+    LENGTHS,
+    PROFILE,
+    SCHEMA,
+    SERVED,
+    SOURCE,
+    workload_tags,
+)
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
@@ -84,8 +94,9 @@ def _tags(document: Mapping[str, Any]) -> dict[str, str]:
         **{f"{HARDWARE}{name}": value for name, value in document["hardware"].items()},
         MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",
     }
-    if document["lengths"] is not None:
-        tags[LENGTHS] = json.dumps(document["lengths"], separators=(",", ":"))
+    for tag, name in ((LENGTHS, "lengths"), (SERVED, "served")):
+        if document[name] is not None:
+            tags[tag] = json.dumps(document[name], separators=(",", ":"))
     return tags
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import mlflow
 from mlflow.entities import Run
@@ -37,11 +37,15 @@ from stagemeter.tracking.labels import (
     LENGTHS,
     PAIRING_SCHEMA,
     REPORT_HASH,
+    SERVED,
     STATIC,
     WORKLOAD,
 )
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
+from stagemeter.utilization.served import ServedRequests
+
+Read = TypeVar("Read")
 
 #: Runs per page of a search. MLflow's limit is 50,000, but SQLite slows down long before.
 _PAGE = 1000
@@ -189,13 +193,20 @@ def credited_by(run: Run) -> tuple[str, str]:
 
 def lengths_of_run(run: Run) -> RequestLengths | None:
     """Return the lengths of a serving engine's requests in a profiling run; None where not recorded."""
-    text = run.data.tags.get(LENGTHS)
+    return _read_tag(run, LENGTHS, RequestLengths.from_dict)
+
+
+def served_of_run(run: Run) -> ServedRequests | None:
+    """Return the work of a serving engine's requests by their log; None where not recorded."""
+    return _read_tag(run, SERVED, ServedRequests.from_dict)
+
+
+def _read_tag(run: Run, tag: str, read: Callable[[Any], Read]) -> Read | None:
+    text = run.data.tags.get(tag)
     try:
-        return None if text is None else RequestLengths.from_dict(parse_json(text, LENGTHS))
+        return None if text is None else read(parse_json(text, tag))
     except ValueError as error:
-        raise StagemeterError(
-            f"run {run.info.run_id}: its tag {LENGTHS} is damaged ({error}). Import it again"
-        ) from None
+        raise StagemeterError(f"run {run.info.run_id}: its tag {tag} is damaged ({error}). Import it again") from None
 
 
 def load_report(run: Run) -> Report:

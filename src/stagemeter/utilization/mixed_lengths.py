@@ -11,7 +11,7 @@ expands the cached vectors and costs e C more, or absorbs and has a larger q.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -27,6 +27,7 @@ from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, me
 from stagemeter.profiling.lengths import RequestLengths
 
 QUANTITIES: tuple[Literal["flops", "flops_causal"], ...] = ("flops", "flops_causal")
+_LANGUAGE = (PREFILL, DECODE)
 #: Lengths at which a polynomial is checked against its closed form.
 _CHECKS = 24
 
@@ -118,18 +119,23 @@ def language_work(
 
 @dataclass(frozen=True)
 class RequestsWork:
-    """The work of the language model over requests of many lengths.
+    """The work over requests of many lengths.
 
-    `parts` are sums over the requests by quantity (``flops``, ``flops_causal``) and stage (``prefill``, ``decode``).
+    `parts` are sums over the requests by quantity (``flops``, ``flops_causal``) and stage: ``prefill``, ``decode``, and
+    with a log of the requests those before.
     """
 
     lengths: RequestLengths
     parts: Mapping[str, Mapping[str, Estimated]]
 
     def total(self, quantity: str) -> Estimated:
-        """Return the work of both stages together."""
-        parts = self.parts[quantity].values()
-        return Estimated(*(sum(getattr(part, end) for part in parts) for end in ("estimate", "least", "most")))
+        """Return the work of the language model."""
+        return _sum(part for stage, part in self.parts[quantity].items() if stage in _LANGUAGE)
+
+    def vision(self, quantity: str) -> Estimated | None:
+        """Return the work of the stages before the language model; None if it is not known of these requests."""
+        parts = [part for stage, part in self.parts[quantity].items() if stage not in _LANGUAGE]
+        return _sum(parts) if parts else None
 
     def mean(self, quantity: str, stage: str) -> int:
         """Return the estimate for one request, rounded."""
@@ -150,6 +156,11 @@ class RequestsWork:
                 "and bytes, GB/s and MBU of the prefill are at most what is given, those of whole prompts"
             )
         return flags
+
+
+def _sum(parts: Iterable[Estimated]) -> Estimated:
+    found = list(parts)
+    return Estimated(*(sum(getattr(part, end) for part in found) for end in ("estimate", "least", "most")))
 
 
 def requests_work(report: Mapping[str, Any], workload: Workload, lengths: RequestLengths | None) -> RequestsWork | None:

@@ -227,7 +227,7 @@ def _mean_work(
 ) -> dict[str, Work]:
     """Replace the FLOPs at the mean length by the mean over requests. Bytes stay those at the mean length."""
     settled = dict(work)
-    for stage in {PREFILL, DECODE} & work.keys():
+    for stage in requests.parts["flops"].keys() & work.keys():
         flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
         # What transformers would execute for each of these lengths is not counted.
         settled[stage] = replace(work[stage], flops=flops, flops_causal=causal, flops_executed=None)

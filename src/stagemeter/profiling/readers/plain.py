@@ -171,6 +171,7 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
         hardware=_field(path, content, "hardware"),
         notes=(*notes, *(note for note in times.notes if note not in notes)),
         lengths=lengths,
+        served=content.get("served"),
     )
 
 

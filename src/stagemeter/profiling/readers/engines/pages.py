@@ -23,7 +23,13 @@ from stagemeter.profiling.readers.prometheus import Growth, Page, growth, read_p
 
 #: Metrics of a profile, by key of `processed`; the second ones only if something was counted.
 _COUNTED = {"prompt_tokens": "prompt_tokens", "generation_tokens": "new_tokens"}
-_COUNTED_IF_ANY = {"prefix_cache_hit_tokens": "prefix_hits", "estimated_flops": "estimated_flops"}
+_COUNTED_IF_ANY = {
+    "prefix_cache_hit_tokens": "prefix_hits",
+    "multimodal_queries": "multimodal_queries",
+    "multimodal_hits": "multimodal_hits",
+    "estimated_flops": "estimated_flops",
+    "estimated_bytes_written": "estimated_bytes_written",
+}
 
 
 def sniff(sample: Sample) -> bool:

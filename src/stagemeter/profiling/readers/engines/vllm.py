@@ -25,6 +25,7 @@ from stagemeter.core.stage_names import FORWARD
 from stagemeter.profiling.readers.engines.table import Computed, Engine, Mean, Speculation, Tokens
 
 _PREFILL, _DECODE = "vllm:request_prefill_time_seconds", "vllm:request_decode_time_seconds"
+_WRITTEN = "vllm:estimated_write_bytes_per_gpu_total"
 _PROMPT, _NEW = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 
 VLLM = Engine(
@@ -53,9 +54,10 @@ VLLM = Engine(
         "prefix_hits": "vllm:prefix_cache_hits_total",
         "multimodal_queries": "vllm:mm_cache_queries_total",
         "multimodal_hits": "vllm:mm_cache_hits_total",
+        "estimated_bytes_written": _WRITTEN,
     },
     estimated_flops="vllm:estimated_flops_per_gpu_total",
-    estimated_bytes=("vllm:estimated_read_bytes_per_gpu_total", "vllm:estimated_write_bytes_per_gpu_total"),
+    estimated_bytes=("vllm:estimated_read_bytes_per_gpu_total", _WRITTEN),
     estimate=(
         "vLLM estimates attention, feed-forward network and output head of the language model, without the vision "
         "encoders (vllm/v1/metrics/perf.py). It estimates what it scheduled on one GPU of each engine, chunk by chunk; "

@@ -1,0 +1,160 @@
+"""Write docs/engines.md, recorded servers beside what is said of them: ``python docs/engines.py``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stagemeter.analysis.analyze import estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.request_costs import RequestCosts
+from stagemeter.analysis.request_logs.check import BadLines, Requests
+from stagemeter.analysis.requests import plan_request
+from stagemeter.models.lookup import describe_model
+from stagemeter.profiling.devices import ONE_DEVICE
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers import read_scrape_files
+from stagemeter.utilization.mixed_lengths import RequestsWork, requests_work
+from stagemeter.utilization.served import ServedRequests, served_requests
+from stagemeter.utilization.serving import difference_parts
+
+PAGE = Path(__file__).with_name("engines.md")
+SERVED = Path(__file__).parents[1] / "tests" / "utilization" / "serving" / "recorded"
+SCENARIOS, SCHEDULES = (
+    json.loads((SERVED / f"{name}.json").read_text(encoding="utf-8")) for name in ("scenarios", "schedules")
+)
+#: MACs of a pair in a decode step and a layer that absorbs the expansion: 4 heads, 2 x 512 + 64 products each.
+ABSORBED = {"deepseek_v3_mla": 4 * 1088}
+#: Layers' window.
+WINDOWS = {"mistral_window": 128}
+PAIRS = ("flops", "flops_causal")
+TEXT = """# Serving engines
+
+Written by `python docs/engines.py`; a test holds the page to what it prints. Pages, requests and steps are those of
+real vLLM 0.32.0 servers on tiny models (`tests/utilization/serving/recorded`).
+
+{flops}
+{differences}
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One recorded server."""
+
+    name: str
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What was recorded of it."""
+        found: dict[str, Any] = SCENARIOS[self.name]
+        return found
+
+    @property
+    def model(self) -> str:
+        """The model's configuration."""
+        return str(SERVED / f"{self.recorded['config']}.config.json")
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What its two pages say."""
+        return read_scrape_files(SERVED / f"{self.name}.before.txt", SERVED / f"{self.name}.after.txt")
+
+    def by_page(self) -> RequestsWork:
+        """Return the work of the language model by the page alone."""
+        described = describe_model(self.model)
+        config = AnalysisConfig(model=self.model, seq_len=2000, new_tokens=4)
+        work = requests_work(estimate_model(described, config), plan_request(config, described), self.profile.lengths)
+        assert work is not None
+        return work
+
+    def by_requests(self) -> ServedRequests:
+        """Return the work of the language model by the requests."""
+        rows = self.recorded["requests"]
+        prompt, cached, output = (np.asarray(column, np.int64) for column in zip(*rows, strict=True))
+        none = np.zeros(len(rows), np.int64)
+        requests = Requests(np.arange(len(rows)), prompt, cached, output, none, none)
+        config, bad = AnalysisConfig(model=self.model), BadLines(Path(self.name), skip=False)
+        costs = RequestCosts(describe_model(self.model), config, bad)
+        return served_requests(costs, [requests], self.profile)
+
+    def truth(self, quantity: str) -> int | None:
+        """Return the FLOPs of the language model from the passes of the engine; None where they were not recorded.
+
+        Each query has the keys that it sees; for ``flops``, those that it would see were it not for their order.
+        """
+        if self.name not in SCHEDULES:
+            return None
+        per_token, per_head, per_pair, full, windowed = self.recorded["macs"]
+        passes, requests = [one for step in SCHEDULES[self.name] for one in step[0]], self.recorded["requests"]
+        macs = sum(new for new, _ in passes) * per_token + sum(output for *_, output in requests) * per_head
+        for layers, window in ((full, 10**9), (windowed, WINDOWS.get(self.name, 0))):
+            seen = sum(min(place, window) for new, end in passes for place in range(end - new + 1, end + 1))
+            if quantity == "flops":
+                seen += sum(
+                    min(prompt, window) - min(place, window)
+                    for prompt, cached, _ in requests
+                    for place in range(cached + 1, prompt + 1)
+                )
+            macs += layers * per_pair * seen
+        if self.name in ABSORBED:
+            steps = sum(prompt + step for prompt, _, output in requests for step in range(1, output))
+            macs += full * (ABSORBED[self.name] - per_pair) * steps
+        return int(2 * macs)
+
+    def parts(self) -> dict[str, int]:
+        """Return vLLM's estimate less `flops` of the requests, by name."""
+        return difference_parts(self.by_requests(), self.recorded["vllm_estimate"], ONE_DEVICE)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, [":---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def number(value: int | None) -> str:
+    """Write a whole number."""
+    return "not recorded" if value is None else f"{value:,}"
+
+
+def flops() -> str:
+    """Return the FLOPs of each scenario."""
+    rows = []
+    for name in SCENARIOS:
+        scenario = Scenario(name)
+        page, requests = scenario.by_page(), scenario.by_requests()
+        for quantity in PAIRS:
+            bounds, ours = page.total(quantity), getattr(requests, quantity)
+            off = [100 * (end / bounds.estimate - 1) for end in (bounds.least, bounds.most)]
+            estimate = f"{number(bounds.estimate)} ({off[0]:+.1f} to {off[1]:+.1f} %)"
+            theirs = number(scenario.recorded["vllm_estimate"]) if quantity == "flops" else ""
+            exact = ours["prefill"] + ours["decode"]
+            what = name if quantity == "flops" else f"{name}, visible"
+            rows.append([what, theirs, estimate, number(exact), number(scenario.truth(quantity))])
+    return table(["server", "vLLM's estimate", "ours, page alone", "ours, requests", "truth"], rows)
+
+
+def differences() -> str:
+    """Return the parts of each difference."""
+    rows = []
+    for name in SCENARIOS:
+        scenario = Scenario(name)
+        ours = sum(scenario.by_requests().flops.values())
+        parts = [f"{part}: {size:+,}" for part, size in scenario.parts().items()]
+        rows.append([name, f"{scenario.recorded['vllm_estimate'] - ours:+,}", "<br>".join(parts) or "equal"])
+    return table(["server", "vLLM's estimate less ours", "parts"], rows)
+
+
+def page() -> str:
+    """Return the page."""
+    return TEXT.format(flops=flops(), differences=differences())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
