@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, PageSettings
@@ -90,10 +91,17 @@ def best_fit(
     import numpy as np
 
     number = np.float32 if single_precision else np.float64
-    scales = [
-        min(number(columns * side) / number(width), number(rows * side) / number(height)) for columns, rows in grids
-    ]
-    enlarging = [scale for scale in scales if scale >= 1]
-    chosen = min(enlarging) if enlarging and not largest else max(scales)
-    fitting = [grid for grid, scale in zip(grids, scales, strict=True) if scale == chosen]
+    across, down = _sides(tuple(grids), side)
+    scales = np.minimum(across.astype(number) / number(width), down.astype(number) / number(height))
+    enlarging = scales[scales >= 1]
+    chosen = enlarging.min() if enlarging.size and not largest else scales.max()
+    fitting = [grids[index] for index in np.flatnonzero(scales == chosen)]
     return min(fitting, key=lambda grid: grid[0] * grid[1])
+
+
+@cache
+def _sides(grids: tuple[tuple[int, int], ...], side: int) -> Any:
+    """Return arrays of the widths and heights of grids of tiles in pixels."""
+    import numpy as np
+
+    return side * np.array(grids).T
