@@ -99,6 +99,29 @@ def test_limits_are_named_with_their_origin(tokens, stagemeter, folder):
     assert tokens("1654x2339", "--config", "run.yaml")["pages"][0]["image_tokens"] == 1260
 
 
+def test_an_animation_is_a_video_to_models_that_read_some(tokens, stagemeter, folder):
+    frames = [Image.new("RGB", (320, 200), (level, 0, 0)) for level in range(0, 240, 10)]
+    for name in ("moving.gif", "moving.png", "pages.tiff"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:], duration=250)
+    # Six seconds, of which Qwen 3-VL takes two frames each.
+    found = tokens("--model", "qwen3-vl-8b", "moving.gif", "moving.png", "pages.tiff")
+    assert [page.get("video_frames") for page in found["pages"]] == [12, 12, None]
+    assert found["pages"][0]["file"] == {"frames": 24, "frames_per_second": 4}
+    same = tokens("--model", "qwen3-vl-8b", "--video-frames", 12, "320x200")
+    assert same["pages"][0]["image_tokens"] == found["pages"][0]["image_tokens"]
+    assert found["limits"] == same["limits"]
+    assert "moving.gif: 12 of 24 frames at 4 a second; limits of videos: min_frames 4, max_frames 768, fps 2" in str(
+        found["notes"]
+    )
+    (page,) = tokens(*QWEN, "moving.gif")["pages"]
+    assert page["video_frames"] == 24
+    (page,) = tokens(*QWEN, "moving.gif", "--video-frames", 6)["pages"]
+    assert (page["video_frames"], page["image_tokens"]) == (6, 3 * 77)
+    said = stagemeter("tokens", *QWEN, "moving.gif", "--video-frames", 25)
+    assert "--video-frames: 25 of the 24 frames of moving.gif cannot be sampled. Give at most 24" in said.err
+    assert "video_frames" not in tokens("--model", "internvl3-1b", "moving.gif")["pages"][0]
+
+
 def test_a_folder_says_what_it_leaves_out(stagemeter, folder):
     (folder / "scans").mkdir()
     (folder / "scans" / "a.txt").write_bytes(b"%PDF")
@@ -148,6 +171,8 @@ def test_fit_is_said_with_its_step(stagemeter):
         (("broken.csv",), "PAGE broken.csv: line 3: height is "),
         (("page.pdf",), "PAGE page.pdf: is an incomplete PDF, without the mark of its end. Save or copy it again"),
         (("none.pdf[2]",), "PAGE none.pdf: no such PDF. Check the path"),
+        (("clip.mp4",), "PAGE clip.mp4: deepseek-ocr reads no videos. The families qwen2-vl,"),
+        (("none.mp4", *QWEN), "PAGE none.mp4: no such video. Check the path"),
         (("9x9", "--model", "qwen3-8b"), "--model qwen3-8b: it reads text alone, and no page. Give a model"),
         (("9x9", "--model", "no-such-model"), "no-such-model"),
         (("9x9", "--max-pixels", 9), "--max-pixels: 9 means nothing to deepseek-ocr"),
@@ -163,6 +188,7 @@ def test_bad_input_is_refused_in_one_line(stagemeter, folder, arguments, message
     (folder / "empty.png").touch()
     Image.effect_noise((90, 90), 50).save(folder / "cut.png")
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:900])
+    (folder / "clip.mp4").write_bytes(b"no video")
     (folder / "bare").mkdir()
     (folder / "broken.csv").write_text("width,height\n5,5\n5,-5\n")
     (folder / "page.pdf").write_bytes(b"%PDF-1.7")

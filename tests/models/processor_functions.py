@@ -9,6 +9,7 @@ from importlib.resources import files
 import torch
 from transformers.image_utils import SizeDict
 from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+from transformers.video_utils import VideoMetadata
 
 
 def functions_of(model, names):
@@ -24,6 +25,16 @@ def _functions(model, names):
     namespace = {"math": math, "lru_cache": lru_cache, "defaultdict": defaultdict, "torch": torch, "SizeDict": SizeDict}
     exec(compile(ast.Module(found, []), model, "exec"), namespace)
     return [namespace[name] for name in names]
+
+
+def method_of(model, kind, owner, name):
+    """Return a method from the source of a processor whose module needs torchvision."""
+    text = (files(f"transformers.models.{model}") / f"{kind}_{model}.py").read_text(encoding="utf-8")
+    (owned,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == owner)
+    found = [node for node in owned.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    namespace = {"math": math, "torch": torch, "VideoMetadata": VideoMetadata}
+    exec(compile(ast.Module(found, []), model, "exec"), namespace)
+    return namespace[name]
 
 
 def views_of_minicpm(width, height, patch_size, merges_more):

@@ -16,6 +16,8 @@ from stagemeter.models.resolution import Resolution
 if TYPE_CHECKING:
     from PIL import Image
 
+    from stagemeter.core.video import Video
+
 
 def load_picture(config: AnalysisConfig) -> Image.Image:
     """Load the picture of a configuration, or make the blank page of its size."""
@@ -75,6 +77,16 @@ def page_views(
 def page_counter(config: AnalysisConfig, model: ModelDescription) -> Callable[[int, int], PageViews]:
     """Return a function from a width and a height in pixels to views, as `page_views` has them, for many sizes."""
     return _rules(config, model, settings_of(config, model.processor))[1]
+
+
+def sampled_frames(config: AnalysisConfig, model: ModelDescription, video: Video) -> tuple[int, str | None]:
+    """Return how many frames of a video the model's processor samples, and the settings that say so, if it does."""
+    settings = settings_of(config, model.processor)
+    assert model.family.rules is not None
+    rules = model.family.rules(model.architecture, settings)
+    assert rules.frames is not None
+    number = rules.frames(video.frames, video.rate)
+    return number, settings.note(video=True) if settings.video.limits else None
 
 
 def _rules(

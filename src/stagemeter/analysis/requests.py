@@ -52,7 +52,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """Return the workload that a configuration asks of a model: a page and text, or text alone."""
     family = model.family
     if config.video_frames is not None and not family.videos:
-        raise _no_video(config, model.name)
+        raise no_video(f"video_frames {config.video_frames}", model.name)
     if family.reads_pages:
         page = size_of_page(config)
         views, _ = page_views(config, model, *page)
@@ -146,13 +146,12 @@ def make_workload(
     )
 
 
-def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
+def no_video(given: str, model: str) -> StagemeterError:
+    """Make the error of a model that reads no videos; `given` begins it."""
     from stagemeter.models.families import families
 
     known = ", ".join(name for name, family in families().items() if family.videos)
-    return StagemeterError(
-        f"video_frames {config.video_frames}: {model} reads no videos. The families {known} do; leave it out"
-    )
+    return StagemeterError(f"{given}: {model} reads no videos. The families {known} do; leave it out")
 
 
 def _asked(config: AnalysisConfig) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
-from stagemeter.analysis.pages import limit_notes, limits_in_force
-from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.pages import limit_notes, limits_in_force, sampled_frames
+from stagemeter.analysis.requests import no_video, plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
+from stagemeter.core.pdf import is_pdf
 from stagemeter.core.settings import LONGEST_SIDE
+from stagemeter.core.video import Video, is_video, read_animation, read_video
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.sweeping.corpus import (
     Corpus,
@@ -46,7 +49,7 @@ def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | Non
         raise StagemeterError(f"model {model.name}: it reads text alone, and no page. Give a model that reads pages")
     if fit is not None:
         require_closed_forms(model)
-    read = [_read(page, config.dpi) for page in pages]
+    read = [_read(page, config, model) for page in pages]
     found = [page for corpus in read for page in corpus.pages]
     if not found:
         raise StagemeterError("page: missing. Give a picture, a folder, a CSV of sizes or a size such as 1654x2339")
@@ -54,7 +57,7 @@ def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | Non
         refuse_resolution(config.dpi, found)
     # Pages of equal size are one row, and one search.
     rows = {page.key: _row(config, model, page, fit) for page in {page.key: page for page in found}.values()}
-    first = _of_size(config, found[0].width, found[0].height)
+    first = _configured(config, model, found[0])
     limits = limits_in_force(first, model, first.image_w, first.image_h)
     of_pages = (note for corpus in read for note in corpus.notes)
     return {
@@ -72,8 +75,9 @@ def _name(page: PageSize) -> str:
     return page.name or f"{page.width}x{page.height}"
 
 
-def _read(given: str, dpi: int | None) -> Corpus:
-    """Read an argument: a size, unless there is a file of that name, a folder, a CSV, a PDF or a picture."""
+def _read(given: str, config: AnalysisConfig, model: ModelDescription) -> Corpus:
+    """Read an argument: a size, unless there is a file of that name, a folder, a CSV, a PDF, a video or a picture."""
+    dpi = config.dpi
     path = outside_path(given, "page")
     size = _SIZE.fullmatch(given.strip())
     if size is not None and not path.exists():
@@ -86,23 +90,57 @@ def _read(given: str, dpi: int | None) -> Corpus:
     if path.suffix.lower() == ".csv":
         return pages_of_table(path, dpi, setting=_SETTING)
     try:
-        return pages_of_file(path, dpi)
+        video = _video(path, model)
+        if video is None:
+            return pages_of_file(path, dpi)
     except StagemeterError as error:
         # A file's name must not be taken for that of an option.
         error.args = (f"{_SETTING} {error}",)
         raise
+    return _of_video(path, video, config, model)
 
 
-def _of_size(config: AnalysisConfig, width: int, height: int) -> AnalysisConfig:
-    """Return a configuration for a page of a size."""
-    page = {"image_w": width, "image_h": height, "sample_image_path": None, "use_synthetic_inputs": True, "dpi": None}
-    return AnalysisConfig(**{**config.model_dump(exclude_unset=True), **page})
+def _video(path: Path, model: ModelDescription) -> Video | None:
+    """Return the video of a file; None for pages. An animated picture is one to models that read videos."""
+    if is_video(path):
+        if not model.family.videos:
+            raise no_video(str(path), model.name)
+        return read_video(path)
+    return read_animation(path) if model.family.videos and not is_pdf(path) else None
+
+
+def _of_video(path: Path, video: Video, config: AnalysisConfig, model: ModelDescription) -> Corpus:
+    """Return the page that a frame of a video is, and a note on the frames that are sampled."""
+    rate = "" if video.rate is None else f" at {video.rate:g} a second"
+    if config.video_frames is None:
+        frames, limits = sampled_frames(config, model, video)
+        why = limits or "transformers' processor samples none unless it is told to"
+    else:
+        frames, why = config.video_frames, "as --video-frames says"
+        if frames > video.frames:
+            raise StagemeterError(
+                f"video_frames: {frames} of the {video.frames} frames of {path} cannot be sampled. Give at most "
+                f"{video.frames}"
+            )
+    note = f"{path.name}: {frames:,} of {video.frames:,} frames{rate}; {why}"
+    return Corpus([PageSize(video.width, video.height, path.name, video=video)], (note,))
+
+
+def _configured(config: AnalysisConfig, model: ModelDescription, page: PageSize) -> AnalysisConfig:
+    """Return the configuration of a request for a page or a video."""
+    given = config.model_dump(exclude_unset=True)
+    if page.video is not None and config.video_frames is None:
+        given["video_frames"] = sampled_frames(config, model, page.video)[0]
+    size = {"image_w": page.width, "image_h": page.height, "sample_image_path": None, "use_synthetic_inputs": True}
+    return AnalysisConfig(**{**given, **size, "dpi": None})
 
 
 def _row(config: AnalysisConfig, model: ModelDescription, page: PageSize, fit: int | None) -> dict[str, Any]:
-    of_page = _of_size(config, page.width, page.height)
+    of_page = _configured(config, model, page)
     workload = plan_request(of_page, model).to_dict()
     row = {name: workload[name] for name in _SHOWN if workload.get(name) is not None}
+    if page.video is not None:
+        row["file"] = {"frames": page.video.frames, "frames_per_second": page.video.rate}
     if fit is not None:
         sizes = (
             sizes_of(page.width, page.height, config.dpi) if page.pdf is None else sizes_of_pdf(page.pdf, config.dpi)

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path, require_file
 from stagemeter.core.pdf import DEFAULT_DPI, is_pdf, pdf_pages, render_page
+from stagemeter.core.video import is_video
 
 MID_GREY = (128, 128, 128)
 #: The paper below a transparent picture.
@@ -57,9 +58,14 @@ def load_page(path: str | os.PathLike[str], dpi: int | None = None) -> Image.Ima
     if is_pdf(path):
         page_size(path, dpi)
         return render_page(path, dpi or DEFAULT_DPI)
+    if is_video(path):
+        raise StagemeterError(
+            f"{os.fspath(path)}: is a video. `stagemeter tokens` says its frames and size: give --video-frames and "
+            "--page-size"
+        )
     source = outside_path(path, "picture of a page")
     _require_filled_file(source)
-    with _readable(source), Image.open(source) as picture:
+    with readable(source), Image.open(source) as picture:
         if picture.format in _PROGRAMS:
             raise UnidentifiedImageError(picture.format)
         picture.load()
@@ -94,7 +100,7 @@ def encoded_size(data: bytes, name: str) -> tuple[int, int]:
 
     Pixels are not decoded, so a damaged picture can have a size. `name` is that of the picture in errors.
     """
-    with _readable(Path(name)), Image.open(BytesIO(data)) as picture:
+    with readable(Path(name)), Image.open(BytesIO(data)) as picture:
         if picture.format in _PROGRAMS:
             raise UnidentifiedImageError(picture.format)
         width, height = picture.size
@@ -111,7 +117,7 @@ def page_count(path: str | os.PathLike[str]) -> int:
         return len(pdf_pages(path))
     source = Path(path)
     _require_filled_file(source)
-    with _readable(source), Image.open(source) as picture:
+    with readable(source), Image.open(source) as picture:
         return int(getattr(picture, "n_frames", 1))
 
 
@@ -139,7 +145,7 @@ def _require_filled_file(source: Path) -> None:
 
 
 @contextmanager
-def _readable(source: Path) -> Iterator[None]:
+def readable(source: Path) -> Iterator[None]:
     """Turn the errors that Pillow raises while it reads `source` into one clear error.
 
     Pillow warns of a picture beyond its limit and refuses one at twice the limit. Here both are refused.

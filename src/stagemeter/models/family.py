@@ -232,13 +232,15 @@ NO_PAGE = PageViews(0, 0, 0, 0, (1, 1), 0, mode=TEXT)
 class PageRules:
     """Views of pages and videos under the settings of a processor and a request.
 
-    `page` takes width and height in pixels, `video` frames, width and height; it is None if the model reads no videos.
+    `page` takes width and height in pixels, `video` frames, width and height. `frames` takes a video's number of frames
+    and how many a second (None: unknown), and returns how many are sampled. Both are None if the model reads no videos.
     `notes` say which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
     """
 
     page: Callable[[int, int], PageViews]
     video: Callable[[int, int, int], PageViews] | None = None
     notes: tuple[str, ...] | None = None
+    frames: Callable[[int, float | None], int] | None = None
 
 
 def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:

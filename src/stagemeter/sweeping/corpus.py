@@ -15,6 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
 from stagemeter.core.pdf import DEFAULT_DPI, PdfPage, is_pdf, pdf_pages, split_numbers
 from stagemeter.core.settings import LONGEST_SIDE
+from stagemeter.core.video import Video
 
 #: Files that a message names.
 _NAMED = 3
@@ -22,17 +23,18 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class PageSize:
-    """A page of a corpus: its size in pixels, upright, its name if it has one, and its page of a PDF."""
+    """A page of a corpus: its size in pixels, upright, its name if it has one, and its PDF's page or its video."""
 
     width: int
     height: int
     name: str | None = None
     pdf: PdfPage | None = None
+    video: Video | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
         """What two pages have in common that are the same but for their names."""
-        return (self.width, self.height, *((self.pdf.width, self.pdf.height) if self.pdf else ()))
+        return self.width, self.height, self.video, self.pdf and (self.pdf.width, self.pdf.height)
 
 
 @dataclass(frozen=True, slots=True)

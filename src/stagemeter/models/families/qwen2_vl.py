@@ -20,6 +20,7 @@ from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import Family, Note, PageRules, Variables
 from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules
+from stagemeter.models.pages.sampling import FrameSampling
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
@@ -31,7 +32,13 @@ _WINDOWED = "qwen2_5_vl"
 #: Limits of a page's pixels in the published processors (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 14 * 14 * 4 * 16384
 #: Limits hold for each frame. Source: transformers, ``video_processing_qwen2_vl.py``.
-_BY_FRAME = VideoProcessor((128 * 28 * 28, 28 * 28 * 768), patch_size=14, tokens=128_000, together=False)
+_BY_FRAME = VideoProcessor(
+    (128 * 28 * 28, 28 * 28 * 768),
+    patch_size=14,
+    tokens=128_000,
+    together=False,
+    sampling=FrameSampling(samples=False, fps=None, whole_patches=True),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.families.qwen2_vl import PATCH_NOTES, QwenVLArchitecture, decoder_of_type, qwen_vl_family
 from stagemeter.models.family import Note
 from stagemeter.models.pages.patches import VideoProcessor
+from stagemeter.models.pages.sampling import FrameSampling
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.merging import QwenVision, qwen_vision
 
@@ -20,7 +21,12 @@ _MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
 #: Limits hold for all frames together. Source: transformers, ``video_processing_qwen3_vl.py``; published limits are
 #: from ``video_preprocessor_config.json``.
 TOGETHER = VideoProcessor(
-    (128 * 32 * 32, 32 * 32 * 768), patch_size=16, tokens=768, together=True, published=(4_096, 25_165_824)
+    (128 * 32 * 32, 32 * 32 * 768),
+    patch_size=16,
+    tokens=768,
+    together=True,
+    sampling=FrameSampling(samples=True, fps=2, whole_patches=False),
+    published=(4_096, 25_165_824),
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import PixelLimits, read_pixel_limits, resized_between
+from stagemeter.models.pages.sampling import FrameSampling
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 
 #: Sizes and limits that transformers' ``Qwen2VLImageProcessor`` gives a file without them.
@@ -63,6 +64,8 @@ class VideoProcessor:
         Defaults of transformers' class: limits, side of a patch in pixels, and ``max_video_tokens``.
     together : bool
         Whether the limits hold for all frames together, or for each.
+    sampling : FrameSampling
+        Which frames of a video it takes.
     published : tuple of int or None
         Limits without a file; None: those of pages.
     """
@@ -71,6 +74,7 @@ class VideoProcessor:
     patch_size: int
     tokens: int
     together: bool
+    sampling: FrameSampling
     published: tuple[int, int] | None = None
 
     def limits(self, patches: Patches, settings: PageSettings, of_pages: PixelLimits, frames: int) -> PixelLimits:
@@ -115,4 +119,7 @@ def page_and_video_rules(
             size = resized_between(bounds, patches.block, width, height)
         return patches.views(-(-frames // patches.frames), size)
 
-    return PageRules(page, video)
+    def frames(number: int, rate: float | None) -> int:
+        return videos.sampling.frames(settings.video, number, rate, patches.frames)
+
+    return PageRules(page, video, frames=frames)

@@ -95,7 +95,7 @@ def best_fit(
     scales = np.minimum(across.astype(number) / number(width), down.astype(number) / number(height))
     enlarging = scales[scales >= 1]
     chosen = enlarging.min() if enlarging.size and not largest else scales.max()
-    fitting = [grids[index] for index in np.flatnonzero(scales == chosen)]
+    fitting = [grids[int(index)] for index in np.flatnonzero(scales == chosen)]
     return min(fitting, key=lambda grid: grid[0] * grid[1])
 
 
