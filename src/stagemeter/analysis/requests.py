@@ -10,11 +10,11 @@ from stagemeter.analysis.pages import page_views, settings_of, size_of_page
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
-from stagemeter.core.stage_names import PREFILL
+from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import OWN, TEXT, Workload, decode_context_of
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.decoder.stages import ENCODER_TOKENS
-from stagemeter.models.family import NO_PAGE, Family, PageViews, workload_of_views
+from stagemeter.models.family import NO_PAGE, Family, GenerationPass, PageViews, workload_of_views
 from stagemeter.models.lookup import ModelDescription
 
 #: Tokens of a prompt of text alone if no length is given.
@@ -98,6 +98,21 @@ def require_parts(setting: str, workload: Workload, model: ModelDescription) -> 
             f"{given}: the page begins the prompt with {workload.image_tokens} tokens, and a part of a page is not "
             "counted. Give as many or more"
         )
+
+
+def require_generation(given: str, workload: Workload, model: ModelDescription) -> GenerationPass:
+    """Return the cost of passes over several generated tokens, or refuse a model or a request that has none."""
+    found = model.family.stage(PREFILL).needed.generation_pass if model.family.has_closed_forms else None
+    if found is None:
+        raise StagemeterError(f"{given}: {model.name} is counted by running it, and drafts are not run. Leave it out")
+    if any(values.get(ENCODER_TOKENS) for values in model.family.stage(DECODE).calls(model.architecture, workload)):
+        raise StagemeterError(
+            f"{given}: {model.name} attends to its page besides the prompt, and such passes are not counted. Leave it "
+            "out"
+        )
+    if not workload.decode_steps:
+        raise StagemeterError(f"{given}: the request decodes no token after the first. Give more new_tokens")
+    return found
 
 
 def _text_tokens(config: AnalysisConfig, family: Family[Any]) -> int:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import load_picture
-from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.requests import plan_request, require_generation
+from stagemeter.analysis.speculation import Speculation
 from stagemeter.conventions.compare import Comparison, compare, decoder_of
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
@@ -25,6 +26,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model, with_adapter
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.utilization.memory import roofline_section
+from stagemeter.utilization.speculation import speculation_section
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,14 +56,15 @@ def analyze_page(
     strict: bool = False,
     device: str | None = None,
     conventions: bool = False,
+    speculation: Speculation | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
 ) -> Outcome:
     """Analyze a page, write the report's files, and log them to MLflow.
 
     `estimate` uses closed forms alone. `strict` makes operators without a formula an error. `device` bounds the time:
-    its name, or ``measured`` for this machine. `conventions` compares with other projects' counts. Settings are refused
-    before a run is opened or a file written.
+    its name, or ``measured`` for this machine. `conventions` compares with other projects' counts. `speculation` adds
+    the cost of decoding by drafted tokens. Settings are refused before a run is opened or a file written.
     """
     if strict and estimate:
         raise StagemeterError("strict: closed forms run no operators to check. Leave it out, or do not estimate")
@@ -70,11 +73,14 @@ def analyze_page(
     workload = plan_request(config, model)
     if conventions:
         decoder_of(model)
+    if speculation is not None:
+        acceptance, _ = speculation.resolved(model)
+        require_generation(f"speculate {acceptance.drafted}", workload, model)
 
     def compared(report: Report) -> Comparison | None:
         return compare(report, model) if conventions else None
 
-    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype))
+    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype), speculation)
 
     if not track:
         with _status("counting") as tell:
@@ -144,6 +150,7 @@ def _count(
     estimate: bool,
     strict: bool,
     peak: Peak | None,
+    speculation: Speculation | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Return the report and the contents of its files: the work that needs torch."""
@@ -163,6 +170,8 @@ def _count(
         raise StagemeterError(f"strict: {listed} have no formula. Leave it out to list them in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
+    if speculation is not None:
+        report["speculation"] = speculation_section(report, model, speculation, peak)
     return report, report_files(report)
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.options import log_options, no_track_option, output_options, run_options
+from stagemeter.cli.options import (
+    log_options,
+    no_track_option,
+    output_options,
+    read_speculation,
+    run_options,
+    speculation_options,
+)
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, PATH
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
@@ -45,6 +52,7 @@ _FOLDER = Path("stagemeter-report")
     is_flag=True,
     help="Print FLOPs per token beside those that Megatron-LM, torchtitan, vLLM and others would count.",
 )
+@speculation_options
 @log_options("its costs by closed forms, in all")
 @click.option(
     "--output-dir",
@@ -67,10 +75,13 @@ def analyze(
     from stagemeter.analysis.config import AnalysisConfig
 
     config = read_config(AnalysisConfig, options)
+    speculation = read_speculation(options)
     if not config.enabled:
         say("enabled is false: nothing was run")
         return
     if requests is not None:
+        if speculation is not None:
+            raise StagemeterError("--speculate: a log of requests takes no such option. Leave it out")
         for name in ("strict", "device", "conventions"):
             if options[name]:
                 raise StagemeterError(
@@ -86,7 +97,7 @@ def analyze(
         )
     from stagemeter.application.analyze import analyze_page
 
-    outcome = analyze_page(config, output_dir or _FOLDER, track=not no_track, **options)
+    outcome = analyze_page(config, output_dir or _FOLDER, track=not no_track, speculation=speculation, **options)
     if as_json:
         print_json(outcome.report)
     else:

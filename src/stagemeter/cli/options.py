@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import FRACTION, NUMBER, PATH, TEXT, once
+from stagemeter.cli.types import FRACTION, MODEL, NUMBER, PATH, TEXT, Optional, once
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import printable
+
+if TYPE_CHECKING:
+    from stagemeter.analysis.speculation import Speculation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _ONE_FOLDER = "its subfolders are read, too, and a table holds any number of pages"
@@ -50,6 +53,49 @@ no_track_option = click.option("--no-track", is_flag=True, help="Do not log to M
 devices_option = click.option(
     "--devices", metavar="N", type=NUMBER, help="Number of devices that did the work. [what the profile says, else 1]"
 )
+
+
+def speculation_options(command: Command) -> Command:
+    """Give a command the options of speculative decoding, which `read_speculation` takes."""
+    options = (
+        click.option(
+            "--speculate",
+            metavar="K",
+            type=NUMBER,
+            help="Speculative decoding: K drafted tokens a step, beside plain decoding. Give --acceptance, too.",
+        ),
+        click.option(
+            "--acceptance",
+            metavar="P",
+            type=FRACTION,
+            help="Probability that a drafted token is accepted; above 1, the mean tokens of a step.",
+        ),
+        click.option(
+            "--draft",
+            type=Optional(click.Choice(["ngram", "mtp"])),
+            help="What drafts: text before (ngram), or the model's own module (mtp). [ngram]",
+        ),
+        click.option("--draft-model", metavar="MODEL", type=MODEL, help="A smaller model that drafts, as for --model."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_speculation(options: dict[str, Any]) -> Speculation | None:
+    """Take the options of speculative decoding out of a command's options; None if there are none."""
+    given = {name: options.pop(name) for name in ("speculate", "acceptance", "draft", "draft_model")}
+    drafted, acceptance = given.pop("speculate"), given.pop("acceptance")
+    if drafted is None:
+        for name, value in {"acceptance": acceptance, **given}.items():
+            if value is not None:
+                raise StagemeterError(f"--{name.replace('_', '-')} {value}: nothing is drafted. Give --speculate, too")
+        return None
+    if acceptance is None:
+        raise StagemeterError("--acceptance: missing. Give the share of drafted tokens that are accepted, such as 0.7")
+    from stagemeter.analysis.speculation import Speculation
+
+    return Speculation(drafted, acceptance, **given)
 
 
 def corpus_options(kind: click.ParamType[Any]) -> Callable[[Command], Command]:

@@ -163,6 +163,12 @@ def _at_roofline(report: Mapping[str, Any]) -> Values:
     return {} if roofline is None else dict(roofline["throughput"])
 
 
+def _speculation(report: Mapping[str, Any]) -> Values:
+    found = report.get("speculation")
+    shares = {} if found is None else found["of_plain"]
+    return {**({"tokens_per_step": found["tokens_per_step"]} if found else {}), **shares}
+
+
 def _module(*quantities: str) -> Reader:
     """Read quantities of the parts of a module's report, and add them up; None where one is unknown."""
 
@@ -356,6 +362,12 @@ METRICS: tuple[Metric, ...] = (
         {STATIC: lambda report: {}},
     ),
     Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: _at_roofline}, swept=True),
+    Metric(
+        "speculation",
+        "",
+        "Speculative decoding: tokens of a step; FLOPs, bytes and least time for a token, over plain decoding's.",
+        {STATIC: _speculation},
+    ),
     Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: _module("params_trainable")}),
     Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: _module("flops_forward")}),
     Metric("flops_backward", "FLOPs", "FLOPs of the backward pass.", {MODULE: _module("flops_backward")}),

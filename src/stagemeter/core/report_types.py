@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from stagemeter.core.bound_types import Count, Roofline, StageName
 from stagemeter.core.settings import AnalysisSettings
+from stagemeter.core.speculation_types import Speculation
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 
@@ -370,6 +371,8 @@ class Report(TypedDict):
     """FLOPs of a decode step over the contexts of the request."""
     roofline: Roofline | None
     """What a device can do with the workload at best; null where no device was asked about."""
+    speculation: NotRequired[Speculation]
+    """Speculative decoding in place of the decode steps, only where it was asked for."""
     modules: list[ModuleCount]
     """The upper modules of the model over one executed forward pass; empty where the whole model was not run."""
     notes: Annotated[list[str], Field(min_length=1)]

@@ -28,6 +28,7 @@ from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
 from stagemeter.export.roofline import bounds_table, roofline_lines
+from stagemeter.export.speculation import speculation_lines, speculation_table, speculation_title
 
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
@@ -160,6 +161,7 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
         document.items(lines)
     document.paragraph(_agreement_line(report))
     _add_roofline(document, report)
+    _add_speculation(document, report)
     _add_adapter(document, report)
     document.header(2, "Totals of the request")
     rows = [[title, with_unit(total[name], unit), f"{total[name]:,}"] for title, name, unit in _TOTALS]
@@ -180,6 +182,15 @@ def _add_roofline(document: Document, report: Mapping[str, Any]) -> None:
     document.header(2, f"At best on {roofline['peak']['name']}, by visible pairs")
     document.table(bounds_table(roofline))
     document.items([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+
+
+def _add_speculation(document: Document, report: Mapping[str, Any]) -> None:
+    speculation = report.get("speculation")
+    if speculation is not None:
+        document.header(2, "Speculative decoding")
+        document.paragraph(f"{speculation_title(speculation)}. It is in no other number of this report.")
+        document.table(speculation_table(report))
+        document.items(speculation_lines(speculation))
 
 
 def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
@@ -342,6 +353,11 @@ def print_report(report: Mapping[str, Any]) -> None:
         title = f"At best on {peak['name']} ({describe_peak(peak)}), by visible pairs"
         print_table(bounds_table(roofline), title=title)
         print_lines(roofline_lines(roofline))
+    speculation = report.get("speculation")
+    if speculation is not None:
+        print_lines([""])
+        print_table(speculation_table(report), title=speculation_title(speculation))
+        print_lines(speculation_lines(speculation, "note: "))
 
 
 def _page(workload: dict[str, Any]) -> str:

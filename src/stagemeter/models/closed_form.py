@@ -34,6 +34,16 @@ def form_cost(form: Form[Any], architecture: Any, workload: Workload) -> Cost:
     return total(cost(architecture, variables) for variables in form.calls(architecture, workload))
 
 
+def unscored_prefill_cost(form: Form[Any], architecture: Any, workload: Workload) -> Cost:
+    """Return the cost of a prefill that yields no token: the output head does not run."""
+    cost = _formula(form)
+    return total(cost(architecture, _unscored(variables)) for variables in form.calls(architecture, workload))
+
+
+def _unscored(variables: Variables) -> Variables:
+    return {**variables, YIELDS: 0} if YIELDS in variables else variables
+
+
 def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
     """Return what transformers executes of a LoRA adapter in a stage of a workload; zero beside no layer."""
     return _adapter_cost(stage, architecture, adapter, workload)
@@ -139,7 +149,7 @@ def evaluate_both(
                 return Cost(*sums_over_chunks(lambda one, last: quantities(cost(stage, one, last)), at))
             calls = forms[stage].calls(architecture, at)
             if not yields:
-                calls = [{**variables, YIELDS: 0} if YIELDS in variables else variables for variables in calls]
+                calls = list(map(_unscored, calls))
             return total(evaluate({"stages": stages}, stage, variables) for variables in calls)
 
         found = {stage: cost(stage, workload) for stage in forms}

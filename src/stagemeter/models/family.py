@@ -81,6 +81,11 @@ class StageParameters:
     unused: int = 0
 
 
+#: Cost of a pass while text is generated, from sizes, workload, new tokens per sequence, tokens before them in the
+#: cache, how many of the new ones the output head scores, and whether all choose the same experts; not as many
+#: different ones as they can. The tokens before may be an array.
+GenerationPass = Callable[[Any, Workload, int, Any, int, bool], Cost]
+
 #: Variable of a closed form: the experts whose weights a pass reads, in every layer with experts.
 EXPERTS_READ = "experts_read"
 #: Variable of the closed form of what a prefill needs: 1 if its last token yields a new one, 0 if more follow.
@@ -109,6 +114,7 @@ class ModelForm(Generic[Architecture]):
     working_set: Callable[[Architecture, Variables], int]
     bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
     adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
+    generation_pass: GenerationPass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,8 @@ class Stage(Generic[Architecture]):
     bends : callable
         Of ``decode``: contexts at which the growth of a step's cost changes, such as the length of a window. Between
         them the cost grows by the same amount each step.
+    generation_pass : callable or None
+        Of ``prefill``: the cost of a later pass over several new tokens, such as drafted ones.
     model : ModelForm or None
         The closed form of what the model needs, where transformers executes other work; None: it is the same.
     execution : callable
@@ -168,6 +176,7 @@ class Stage(Generic[Architecture]):
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
     adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
     bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
+    generation_pass: GenerationPass | None = None
     model: ModelForm[Architecture] | None = None
     execution: Callable[[Architecture, Workload], tuple[str, ...]] = lambda architecture, workload: ()
 
@@ -315,6 +324,8 @@ class Family(Generic[Architecture]):
     quantized : callable or None
         Sizes of a model whose checkpoint is quantized. None if the layout of quantized checkpoints is unknown: their
         weights are then counted as not quantized.
+    predictor : callable or None
+        Modules for predicting further tokens beside the model, from a configuration, its source and quantization.
     pixels : callable or None
         Pixels of a picture's views at a workload, by the model's argument. None: a profile takes random numbers.
     """
@@ -337,6 +348,7 @@ class Family(Generic[Architecture]):
     rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
     modes: Mapping[str, Resolution] = field(default_factory=dict)
     videos: bool = False
+    predictor: Callable[[Mapping[str, Any], str, Quantization | None], Any] | None = None
     pixels: Callable[[Any, Workload], Mapping[str, Any]] | None = None
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.configuration import complete, with_infinities
+from stagemeter.models.decoder.predictor import Predictor
 from stagemeter.models.families import families, family_of
 from stagemeter.models.family import Family
 from stagemeter.models.files import ModelFiles, find_files
@@ -60,6 +61,14 @@ class ModelDescription:
     adapter: Adapter | None = None
     weights_known: bool = True
     processor: ProcessorFiles = field(default_factory=ProcessorFiles)
+
+    def predictor(self) -> Predictor | None:
+        """Return the modules for predicting further tokens beside the model; None if no known ones are there."""
+        if self.family.predictor is None:
+            return None
+        config = complete(self.config, self.source)
+        found: Predictor | None = self.family.predictor(config, self.source, self.quantization)
+        return found
 
     def build(self) -> Any:
         """Build the model without weights, with its adapter, and mark its quantized modules.

@@ -11,6 +11,7 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder.feed_forward import Experts, FeedForward, GatedFeedForward
 from stagemeter.models.decoder.mixer import Mixer, VariableMeanings
+from stagemeter.models.decoder.predictor import Predictor, predictor_reader
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
 from stagemeter.models.family import Family, Note
@@ -32,11 +33,13 @@ def text_family(
     prefill_variables: VariableMeanings = MappingProxyType({}),
     modules: DecoderModules = _MODULES,
     adapters: bool = True,
+    predictor: Callable[[Settings], Predictor | None] | None = None,
 ) -> Family[Decoder]:
     """Make a family of language models that read only text.
 
     `adapters` tells whether LoRA adapters are counted, `prefill_variables` go to
-    `stagemeter.models.decoder.stages.decoder_stages`. For the other arguments, see
+    `stagemeter.models.decoder.stages.decoder_stages`; `predictor` reads modules for predicting further tokens. For the
+    other arguments, see
     `stagemeter.models.builders.vision_language.vision_language_family`.
     """
     stages = decoder_stages(lambda decoder: decoder, modules, prefill_variables=prefill_variables)
@@ -54,6 +57,7 @@ def text_family(
         whole_passes=page_passes(lambda decoder: decoder, lambda model, decoder, workload: {}),
         notes=tuple(notes),
         quantized=quantized_decoder,
+        predictor=predictor and predictor_reader(predictor),
     )
 
 

@@ -52,7 +52,7 @@ class Layer:
 
     def pass_of(self, of: DecoderPass) -> DecoderPass:
         """Return the part of a decoder's pass that the layer runs."""
-        return of.of_last if self.attention.last_token_only and of.prefill else of
+        return of.of_last if self.attention.last_token_only and of.prefill and of.scored == 1 else of
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         """Return the linear layers of one pass, without routers and experts."""
@@ -261,8 +261,8 @@ class Decoder(Sizes):
         )
 
     def head(self, of: DecoderPass, name: str = "") -> NamedLinear:
-        """Return the output head in a pass; generating needs one position per sequence."""
-        positions = of.batch * (of.tokens if self.head_everywhere and not of.model else 1)
+        """Return the output head in a pass; generating needs one position per sequence, verifying one per token."""
+        positions = of.batch * (of.tokens if self.head_everywhere and not of.model else of.scored)
         return NamedLinear(name, positions, self.hidden, self.vocabulary, quantized=self.head_quantized)
 
     def _outside_of_layers(self, of: DecoderPass) -> list[NamedLinear]:

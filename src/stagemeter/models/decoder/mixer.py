@@ -91,6 +91,9 @@ class DecoderPass:
         Tokens of an encoder's output that each sequence attends to.
     own : mapping
         Variables that kinds of layers add to what transformers executes, see `Mixer.prefill_variables`.
+    scored : int
+        Last tokens of each sequence that the output head scores, if any are: one, or more where drafted tokens are
+        verified.
     """
 
     batch: int
@@ -107,6 +110,7 @@ class DecoderPass:
     model: bool = False
     encoder_tokens: int = 0
     own: Mapping[str, int] = field(default_factory=dict)
+    scored: int = 1
 
     @property
     def of_last(self) -> DecoderPass:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,12 +15,13 @@ from stagemeter.models.blocks import larger, least, most
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.mixer import DecoderPass, Reach, VariableMeanings
 from stagemeter.models.decoder.passes import cache_arguments, empty
-from stagemeter.models.decoder.visibility import causal_pairs
+from stagemeter.models.decoder.visibility import Limit, causal_pairs
 from stagemeter.models.family import (
     EXPERTS_READ,
     YIELDS,
     CacheRecorder,
     ExpertsRead,
+    GenerationPass,
     ModelForm,
     Stage,
     StageParameters,
@@ -147,26 +148,32 @@ def decoder_stages(
             )
         return [*(needed_call(sizes, one, 0) for one in first), needed_call(sizes, last, 1)]
 
-    def executed_call(sizes: Architecture, workload: Workload) -> Variables:
+    def executed_call(sizes: Architecture, workload: Workload, in_order: bool = causal) -> Variables:
         decoder, tokens = decoder_of(sizes), workload.computed_tokens
         known = decoder.prefill_variables(tokens, workload.past_tokens)
         # The terms of this decoder lack variables that none of its layers has.
         own = {name: known.get(name, 0) for name in prefill_variables}
         windowed = {_WINDOWED: tokens + decoder.windowed_past(workload)} if windows else {}
-        return {**new_tokens(workload), **own, **windowed, **common(sizes, workload, workload.batch_size * tokens)}
+        return {
+            **new_tokens(workload, in_order),
+            **own,
+            **windowed,
+            **common(sizes, workload, workload.batch_size * tokens),
+        }
 
-    def needed_call(sizes: Architecture, workload: Workload, yields: int) -> Variables:
+    def needed_call(sizes: Architecture, workload: Workload, yields: int, beyond: Limit | None = None) -> Variables:
         tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
-        limit = decoder_of(sizes).limit
+        # Generated tokens come one after another, whatever the prompt's do.
+        limit, in_order = beyond or decoder_of(sizes).limit, causal or beyond is not None
         # Later tokens are those of pages, which the cache holds if it holds any.
         more, more_limited = (pairs * (past == 0) for pairs in (later(sizes, workload) if later else (0, 0)))
         all_pairs = tokens * prompt
-        visible = causal_pairs(prompt) - causal_pairs(past) + more if causal else all_pairs
-        values = {**new_tokens(workload), YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
+        visible = causal_pairs(prompt) - causal_pairs(past) + more if in_order else all_pairs
+        values = {**new_tokens(workload, in_order), YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
         if windows:
-            visible = limit.visible(tokens, past) + more_limited if causal else all_pairs
-            values[_READ] = limit.keys(tokens, past) if causal else prompt
-            values[_LIMITED] = limit.last_keys(prompt, prompt) if causal else prompt
+            visible = limit.visible(tokens, past) + more_limited if in_order else all_pairs
+            values[_READ] = limit.keys(tokens, past) if in_order else prompt
+            values[_LIMITED] = limit.last_keys(prompt, prompt) if in_order else prompt
             # Pictures whose tokens see later ones can reach beyond what a window alone lets through.
             values[_LIMITED_PAIRS] = larger(limit.pairs(tokens, past), visible)
             values[_LIMITED_VISIBLE] = visible
@@ -174,8 +181,29 @@ def decoder_stages(
         values |= {_ABSORBED: absorbed, _EXPANDED: 1 - absorbed}
         return {**values, **common(sizes, workload, workload.batch_size * tokens)}
 
-    def new_tokens(workload: Workload) -> Variables:
-        if not causal and most(workload.past_tokens):
+    def executed_generation(
+        sizes: Architecture, workload: Workload, tokens: int, past: Any, scored: int, alike: bool
+    ) -> Cost:
+        decoder, cached = decoder_of(sizes), replace(workload, cached_tokens=past)
+        values = executed_call(sizes, replace(cached, prompt_tokens=past + tokens, chunk_tokens=None), in_order=True)
+        # A window may keep the prompt, which the tokens since then are not of.
+        values = {**values, **({_WINDOWED: tokens + decoder.windowed_past(cached)} if windows else {})}
+        return decoder.cost(replace(prefill_pass(with_experts(sizes, values, alike)), scored=scored))
+
+    def needed_generation(
+        sizes: Architecture, workload: Workload, tokens: int, past: Any, scored: int, alike: bool
+    ) -> Cost:
+        decoder = decoder_of(sizes)
+        beyond = decoder.limit.beyond(workload.prompt_tokens)
+        one = replace(workload, prompt_tokens=past + tokens, cached_tokens=past, chunk_tokens=None)
+        values = with_experts(sizes, needed_call(sizes, one, 1, beyond), alike)
+        return decoder.cost(replace(needed_prefill_pass(values), scored=scored))
+
+    def with_experts(sizes: Architecture, values: Variables, alike: bool) -> Variables:
+        return {**values, EXPERTS_READ: experts_of(sizes, 1).fewest} if alike and experts else values
+
+    def new_tokens(workload: Workload, in_order: bool) -> Variables:
+        if not in_order and most(workload.past_tokens):
             raise StagemeterError(
                 "cached_tokens, chunk_tokens: all tokens of this model's prompts see one another, so no part comes "
                 "before another. Leave both out"
@@ -264,6 +292,7 @@ def decoder_stages(
         limited: Mapping[str, str],
         rows: str,
         rows_of: Callable[[Workload], int],
+        generation: tuple[GenerationPass | None, GenerationPass | None] = (None, None),
         **more: Any,
     ) -> Stage[Architecture]:
         def lora_cost(
@@ -295,7 +324,9 @@ def decoder_stages(
                 working_set=lambda sizes, values: decoder_of(sizes).working_set(needed(values)),
                 bends=needed_bends,
                 adapter=partial(lora_cost, needed),
+                generation_pass=generation[1],
             ),
+            generation_pass=generation[0],
             execution=execution,
             experts=(lambda sizes, workload: experts_of(sizes, rows_of(workload))) if experts else None,
             adapter=partial(lora_cost, executed),
@@ -324,6 +355,7 @@ def decoder_stages(
             _LIMITS,
             rows="batch * tokens",
             rows_of=lambda workload: workload.batch_size * workload.computed_tokens,
+            generation=(executed_generation, needed_generation),
             parameters=prefill_parameters,
             run=run_prefill,
         ),

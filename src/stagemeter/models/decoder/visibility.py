@@ -5,7 +5,7 @@ All functions take numbers or arrays. Lengths are tokens of one sequence, querie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stagemeter.models.blocks import smaller
 
@@ -80,6 +80,10 @@ class Limit:
     def _most_keys(self, tokens: int) -> int:
         """Return the most keys that a token of a prompt attends to."""
         return self.last_keys(tokens, tokens)
+
+    def beyond(self, prompt: int) -> Limit:
+        """Return the limit for tokens that follow a prompt; one that keeps the prompt lets them see it besides."""
+        return replace(self, tokens=self.tokens + prompt, keeps_prompt=False) if self.keeps_prompt else self
 
     def bends(self, first: int, last: int, prompt: int) -> tuple[int, ...]:
         """Return the contexts between two at which the growth of `last_keys` changes; `prompt` may be an array."""

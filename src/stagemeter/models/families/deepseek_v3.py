@@ -9,6 +9,7 @@ from stagemeter.models.builders.text import dense_then_experts, text_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.decoder.latent import LatentAttention
+from stagemeter.models.decoder.predictor import Predictor
 from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
@@ -19,6 +20,12 @@ def _read(settings: Settings) -> Decoder:
     refuse_window(settings)
     attention = LatentAttention.read(settings, indexed=settings.values["model_type"] == _INDEXED)
     return Decoder.read(settings, dense_then_experts(settings, attention))
+
+
+def _read_predictor(settings: Settings) -> Predictor | None:
+    decoder = _read(settings)
+    # Its layer is one more of the model's, after the last, which routes to experts.
+    return Predictor.of(decoder, decoder.layers[-1], settings.whole("num_nextn_predict_layers", 0, least=0))
 
 
 #: What latent attention needs, for the reports of all families that have it.
@@ -40,6 +47,8 @@ FAMILY = text_family(
             "attention to the chosen tokens alone, while transformers executes it for all and masks the others",
             applies=lambda decoder, workload: any(layer.attention.indexer for layer in decoder.layers),
         ),
-        "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",
+        "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out; "
+        "`--speculate K --draft mtp` counts it",
     ),
+    predictor=_read_predictor,
 )
