@@ -231,6 +231,22 @@ def test_log_of_the_requests_makes_it_exact(served, tmp_path):
     assert json.loads(run.data.tags["stagemeter.served_requests"])["log"] == "log.csv"
 
 
+def test_log_can_come_with_the_pairing_and_stays(served, command, tmp_path):
+    log = log_of(tmp_path / "log.csv", SCENARIOS["mixed_lengths"]["requests"])
+    run, _, paired = served("mixed_lengths", paired=("--requests", log))
+    assert "12 requests in 20 s: 22.7 GFLOPs" in paired
+    assert "the engine's estimate less ours: nothing" in paired
+    assert artifact(run, "mfu.json")["engine"]["flops"] == 22_706_479_104
+    code, again, err = command("mfu", "--profile-run", run.info.run_id)
+    assert code == 0, err
+    assert "already holds this pairing" in err
+    assert "the engine's estimate less ours: nothing" in again
+    MlflowClient().set_tag(run.info.run_id, "stagemeter.served_requests", '{"log": 3}')
+    code, out, err = command("mfu", "--profile-run", run.info.run_id)
+    assert (code, out) == (2, "")
+    assert "its tag stagemeter.served_requests is damaged" in err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.advice import workload_config
 from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
-from stagemeter.models.lookup import describe_model
+from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.profiling.profile import Profile
 from stagemeter.utilization.pairing import Pairing
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from stagemeter.utilization.served import ServedRequests
 
 
 def pair_runs(
@@ -21,6 +29,7 @@ def pair_runs(
     peak_tflops: float | None = None,
     peak_gbps: float | None = None,
     devices: int | None = None,
+    requests: Path | None = None,
 ) -> Pairing:
     """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
 
@@ -38,6 +47,8 @@ def pair_runs(
         Peak in place of a device: dense TFLOP/s and GB/s.
     devices : int, optional
         Number of devices that did the work. Default: that of the profiling run, else one.
+    requests : Path, optional
+        Log of the requests that a serving engine's times are means over. The run keeps their work.
 
     Returns
     -------
@@ -52,11 +63,29 @@ def pair_runs(
     TrackingError
         If the store cannot be reached or refuses.
     """
-    from stagemeter.tracking.pair import pair_profile
+    from stagemeter.tracking.pair import keep_requests, pair_profile
     from stagemeter.tracking.peaks import GivenHardware
 
     hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
+    if requests is not None:
+        keep_requests(profile_run, lambda run, page: _served(run, page, requests))
     return pair_profile(profile_run, count_work, static_run, hardware)
+
+
+def _served(run: Run, page: Profile, log: Path) -> ServedRequests:
+    """Return the work of the requests of a log, which a profiling run is of."""
+    from stagemeter.application.requests import open_costs
+    from stagemeter.tracking.labels import MODEL
+    from stagemeter.tracking.runs import architecture_of, measured_workload
+    from stagemeter.utilization.served import served_requests
+
+    model, workload = run.data.tags.get(MODEL, "?"), measured_workload(run)
+    given = workload_config(model, workload, run.data.params)
+    # Each request has its own lengths and pages.
+    config = AnalysisConfig(**{name: value for name, value in given.items() if name not in (*OF_REQUESTS, *OF_PAGES)})
+    costs, requests = open_costs(config, log, skip_bad=False)
+    _require_sizes(costs.model, architecture_of(run))
+    return served_requests(costs, requests.batches, page)
 
 
 def pair_experiment(
@@ -111,9 +140,13 @@ def count_work(model: str, architecture_hash: str, workload: Workload, limits: M
     from stagemeter.analysis.analyze import analyze_model, estimate_model
 
     described = describe_model(model)
-    if described.architecture.hash != architecture_hash:
-        raise StagemeterError(f"model {model}: its sizes are not those that were measured. Give the one that was")
+    _require_sizes(described, architecture_hash)
     config = AnalysisConfig(**workload_config(model, workload, limits))
     if not described.family.has_closed_forms:
         return analyze_model(described, config)
     return estimate_model(described, config, workload)
+
+
+def _require_sizes(model: ModelDescription, architecture_hash: str) -> None:
+    if model.architecture.hash != architecture_hash:
+        raise StagemeterError(f"model {model.name}: its sizes are not those that were measured. Give the one that was")

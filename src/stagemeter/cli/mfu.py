@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import click
 
 from stagemeter.cli.options import devices_option, output_options, store_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import DEVICE, FRACTION, TEXT
+from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import MEASURED
 
@@ -37,6 +38,12 @@ Examples:
 @click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
 @click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
 @devices_option
+@click.option(
+    "--requests",
+    metavar="FILE",
+    type=PATH,
+    help="Log of the requests of a serving engine, in CSV, JSON Lines or Parquet: FLOPs are exact. The run keeps them.",
+)
 @click.option("--figures", is_flag=True, help="Draw a roofline for each run of the experiment.")
 @store_options
 @output_options
@@ -48,6 +55,7 @@ def mfu(
     peak_tflops: float | None,
     peak_gbps: float | None,
     devices: int | None,
+    requests: Path | None,
     figures: bool,
     as_json: bool,
 ) -> None:
@@ -57,6 +65,7 @@ def mfu(
     """
     exclusive(True, profile_run=profile_run, experiment=experiment)
     exclusive(static_run=static_run, experiment=experiment)
+    exclusive(requests=requests, experiment=experiment)
     if experiment is not None:
         _pair_all(experiment, device, peak_tflops, peak_gbps, devices, figures, as_json)
         return
@@ -69,7 +78,7 @@ def mfu(
     # MLflow prints to stdout, which belongs to the result.
     what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
     with redirect_stdout(sys.stderr), Console(stderr=True).status(what):
-        pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps, devices)
+        pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps, devices, requests)
     if as_json:
         print_json(pairing)
     else:

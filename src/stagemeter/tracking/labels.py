@@ -46,6 +46,11 @@ VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
 CONTEXT_DEVICE, CONTEXT_PEAK = "stagemeter.context.device", "stagemeter.context.peak"
 
 
+def compact_json(content: Any) -> str:
+    """Return plain data as the JSON of a tag."""
+    return json.dumps(content, separators=(",", ":"))
+
+
 def workload_tags(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags that match runs of the same work, given ``metadata`` of a report or profile."""
     tags = {

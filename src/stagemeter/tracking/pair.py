@@ -19,10 +19,22 @@ from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
 from stagemeter.export.roofline import roofline_chart
-from stagemeter.profiling.profile import LONGEST_MS
+from stagemeter.profiling.profile import LONGEST_MS, Profile
 from stagemeter.profiling.readers.engines.known import engine_with
 from stagemeter.tracking.document import log_files, metrics_now
-from stagemeter.tracking.labels import BASIS, COUNTED_FOR, DEVICES, KIND, MODEL, PAIRING_SCHEMA, PROFILE, SOURCE, STATIC
+from stagemeter.tracking.labels import (
+    BASIS,
+    COUNTED_FOR,
+    DEVICES,
+    KIND,
+    MODEL,
+    PAIRING_SCHEMA,
+    PROFILE,
+    SERVED,
+    SOURCE,
+    STATIC,
+    compact_json,
+)
 from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
 from stagemeter.tracking.runs import (
@@ -39,6 +51,7 @@ from stagemeter.tracking.runs import (
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.utilization.mixed_lengths import requests_work
 from stagemeter.utilization.pairing import Pairing, pair, why_no_hfu
+from stagemeter.utilization.served import ServedRequests
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
@@ -76,6 +89,22 @@ def pair_profile(
         pairing = pair_run(profile, static, statics, hardware)
         link_back(static, [profile.info.run_id])
     return pairing
+
+
+def keep_requests(profile_run: str, sum_up: Callable[[Run, Profile], ServedRequests]) -> None:
+    """Tag a profiling run with the work of its requests by their log, which pairings credit from then on.
+
+    `sum_up` gets the run, and what its server's page says.
+    """
+    require_reachable()
+    with store_errors():
+        run = find_run(profile_run)
+        require_profile(run)
+        if "engine/requests" not in run.data.metrics:
+            raise StagemeterError(f"run {run.info.run_id}: is not of a serving engine. Leave --requests out")
+        source = run.data.tags.get(SOURCE, "")
+        page = Profile({}, source, clock="", metrics=run.data.metrics, lengths=lengths_of_run(run))
+        mlflow.MlflowClient().set_tag(run.info.run_id, SERVED, compact_json(sum_up(run, page).to_dict()))
 
 
 def require_profile(run: Run) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from stagemeter.tracking.labels import (
     SCHEMA,
     SERVED,
     SOURCE,
+    compact_json,
     workload_tags,
 )
 from stagemeter.tracking.runs import find_run
@@ -96,7 +96,7 @@ def _tags(document: Mapping[str, Any]) -> dict[str, str]:
     }
     for tag, name in ((LENGTHS, "lengths"), (SERVED, "served")):
         if document[name] is not None:
-            tags[tag] = json.dumps(document[name], separators=(",", ":"))
+            tags[tag] = compact_json(document[name])
     return tags
 
 
