@@ -14,7 +14,7 @@ from typing import Any
 
 from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import limit_notes
+from stagemeter.analysis.pages import limit_notes, page_views
 from stagemeter.core.stage_names import DECODE
 from stagemeter.core.units import with_unit
 from stagemeter.core.workload import Workload
@@ -103,8 +103,22 @@ def family_text(family: Any) -> str:
     shipped = (describe_model(name) for name in family.shipped)
     # Models of a family that are of different limits each have theirs.
     limits = dict.fromkeys(note for model in shipped for note in limit_notes(AnalysisConfig(), model))
-    notes = "".join(f"\n- {note}" for note in (*limits, *family.notes, *executed_notes(family)))
+    notes = "".join(f"\n- {note}" for note in (*limits, *several_pages(family), *family.notes, *executed_notes(family)))
     return f"\n## {family.name}\n\n{family.title}.\n" + (f"{notes}\n" if notes else "")
+
+
+def several_pages(family: Any) -> list[str]:
+    """Return whether a request may have several pages, and what the prompt has around each further one."""
+    if not family.reads_pages:
+        return []
+    if family.tags is None:
+        return ["a request has one page"]
+    tags = set()
+    for model in map(describe_model, family.shipped):
+        views, _ = page_views(AnalysisConfig(), model, 1654, 2339, among=True)
+        tags.add(family.tags(model.architecture, views))
+    around = " or ".join(f"{number:,}" for number in sorted(tags))
+    return [f"a request may have several pages; a further one of 1654 x 2339 pixels has {around} tokens around it"]
 
 
 def executed_notes(family: Any) -> list[str]:

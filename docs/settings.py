@@ -208,7 +208,7 @@ def entry_point(
     words = [f"{{{key}}}" if key in arguments else f"--{key.replace('_', '-')} {{{key}}}" for key in defaults]
     lines = [*comment(about or str(run.help).partition("\n\n")[0], "  "), f"  {name}:", "    parameters:"]
     for key, default in defaults.items():
-        text = arguments.get(key) or re.sub(r" \[[^]]*\]$", "", helps[key])
+        text = arguments.get(key) or re.sub(r"( \[[^]]*\])+$", "", helps[key])
         lines += comment(text, "      ")
         if default is REQUIRED:
             lines.append(f"      {key}: {'path' if key == 'file' else 'string'}")

@@ -60,8 +60,11 @@ NOT_POSSIBLE = [
     (["--min-pixels", "9", "--max-pixels", "8"], "--min-pixels: 9 is more than max_pixels, 8"),
     (["--max-pixels", "9"], "--max-pixels: 9 means nothing to "),
     (["--mode", "tiny", "--max-tiles", "4"], "--max-tiles: 4 means nothing in mode tiny"),
-    (["--image", "a.png", "--image", "b.png"], "--image: given 2 times. Give it once: `stagemeter sweep`"),
-    (["--page-size", "9x9", "--page-size", "8x8"], "--page-size: given 2 times"),
+    (["--image", "a.png", "--image", "b.png"], "further_pages: 2 pages, and deepseek-ocr"),
+    (
+        ["--page-size", "9x9", "--page-size", "8x8"],
+        "counted with one page a request. Give one page; `stagemeter sweep`",
+    ),
 ]
 
 

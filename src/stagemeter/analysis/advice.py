@@ -36,11 +36,16 @@ def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | 
 
 
 def _page(workload: Workload) -> dict[str, Any]:
-    page = {"image_w": workload.image_width, "image_h": workload.image_height}
+    page: dict[str, Any] = {"image_w": workload.image_width, "image_h": workload.image_height}
+    further = [(one.image_width, one.image_height) for one in workload.further_pages or () for _ in range(one.times)]
+    if {(workload.image_width, workload.image_height)}.issuperset(further):
+        page["images_per_request"] = 1 + len(further) if further else None
+    else:
+        page["further_pages"] = tuple(f"{width}x{height}" for width, height in further)
     if workload.mode == OWN:
         # Not every family's prompt is as long as its page and its text.
         return page | {"seq_len": workload.prompt_tokens}
-    if workload.prompt_tokens != workload.image_tokens + workload.text_tokens:
+    if workload.prompt_tokens != workload.all_image_tokens + workload.tags + workload.text_tokens:
         page["seq_len"] = workload.prompt_tokens
     if workload.mode != CUSTOM_MODE:
         return page | {"mode": workload.mode}
@@ -56,9 +61,11 @@ def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | 
     if settings.get("model") == SMALL_NAME:
         words += ["--scale", "small"]
         del settings["model"]
-    if "image_w" in settings or "image_h" in settings:
+    if {"image_w", "image_h", "further_pages"} & settings.keys():
         size = settings.pop("image_w", workload.image_width), settings.pop("image_h", workload.image_height)
         words += ["--page-size", "x".join(map(str, size))]
+    for page in settings.pop("further_pages", ()):
+        words += ["--page-size", page]
     for name, value in settings.items():
         yes, _, no = str(rows[name].option).partition("/")
         words += [yes if value else no] if isinstance(value, bool) else [yes, str(value)]

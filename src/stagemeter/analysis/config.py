@@ -57,6 +57,8 @@ class AnalysisConfig(BaseModel, AnalysisSettings):
         filled["mode"] = _mode_of(*(filled[key] for key in _MODE_KEYS)) if known else mode
         if mode == CUSTOM_MODE and not all(key in values for key in _MODE_KEYS):
             raise ValueError(f"mode: {CUSTOM_MODE!r} sets no sizes. Give {', '.join(_MODE_KEYS)} instead")
+        if isinstance(filled.get("further_pages"), list):
+            filled["further_pages"] = tuple(filled["further_pages"]) or None
         if filled.get("sample_image_path") is not None:
             filled.setdefault("use_synthetic_inputs", False)
         return filled
@@ -77,7 +79,24 @@ class AnalysisConfig(BaseModel, AnalysisSettings):
             raise ValueError(f"sample_image_path: {picture!r} has characters that cannot be printed. Rename the file")
         if picture is None and not self.use_synthetic_inputs:
             raise ValueError("sample_image_path: missing. Give a picture, or set use_synthetic_inputs to true")
+        self._check_further_pages()
         return self
+
+    def _check_further_pages(self) -> None:
+        pages, number = self.further_pages or (), self.images_per_request
+        for page in pages:
+            if not page or not page.isprintable():
+                raise ValueError(f"further_pages: {page!r} is no picture and no size. Give a file, or a size as WxH")
+        if pages and number is not None:
+            raise ValueError(
+                f"images_per_request: {number} pages like one, and {1 + len(pages)} pages are given. Leave one of both "
+                "out"
+            )
+        if self.video_frames is not None and (pages or (number or 1) > 1):
+            raise ValueError(
+                f"video_frames: {self.video_frames} beside several pages; a request with a video has nothing else to "
+                "encode. Leave one of both out"
+            )
 
     def __init__(self, **values: Any) -> None:
         try:

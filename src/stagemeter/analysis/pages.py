@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from stagemeter.core.video import Video
+
+#: A size of a page in pixels.
+PAGE_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
 def load_picture(config: AnalysisConfig) -> Image.Image:
@@ -42,6 +46,26 @@ def size_of_page(config: AnalysisConfig) -> tuple[int, int]:
     return page_size(picture, config.dpi)
 
 
+def further_sizes(config: AnalysisConfig) -> list[tuple[int, tuple[int, int]]]:
+    """Return the pages behind the first one, in order: how many equal ones, and their width and height in pixels."""
+    if config.images_per_request is not None:
+        more = config.images_per_request - 1
+        return [(more, size_of_page(config))] if more else []
+    from stagemeter.core.picture import page_size, require_synthetic_size
+
+    found: list[tuple[int, tuple[int, int]]] = []
+    for page in config.further_pages or ():
+        match = PAGE_SIZE.fullmatch(page)
+        size = page_size(page, config.dpi) if match is None else (int(match[1]), int(match[2]))
+        if match is not None:
+            require_synthetic_size(*size)
+        if found and found[-1][1] == size:
+            found[-1] = found[-1][0] + 1, size
+        else:
+            found.append((1, size))
+    return found
+
+
 def settings_of(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ProcessorSettings:
     """Return the settings of a checkpoint's processors, and what a request asks of its page."""
     options = {option: value for option in OPTIONS if (value := getattr(config, option)) is not None}
@@ -57,15 +81,15 @@ def settings_of(config: AnalysisConfig, files: ProcessorFiles | None = None) -> 
 
 
 def page_views(
-    config: AnalysisConfig, model: ModelDescription, width: int, height: int
+    config: AnalysisConfig, model: ModelDescription, width: int, height: int, among: bool = False
 ) -> tuple[PageViews, tuple[str, ...]]:
     """Return the views of a page or a video, and notes that name the limits that decided them.
 
-    `width` and `height`, in pixels, take the place of the configuration's page. Impossible settings and a page that
-    becomes no token raise StagemeterError.
+    `width` and `height`, in pixels, take the place of the configuration's page. `among` says that it is one of several
+    pages of a request. Impossible settings and a page that becomes no token raise StagemeterError.
     """
     settings = settings_of(config, model.processor)
-    rules, views_of = _rules(config, model, settings)
+    rules, views_of = _rules(config, model, settings, among)
     views = views_of(width, height)
     settings.refuse_unused(model.name, model.family.name)
     if rules.notes is not None:
@@ -90,15 +114,16 @@ def sampled_frames(config: AnalysisConfig, model: ModelDescription, video: Video
 
 
 def _rules(
-    config: AnalysisConfig, model: ModelDescription, settings: ProcessorSettings
+    config: AnalysisConfig, model: ModelDescription, settings: ProcessorSettings, among: bool = False
 ) -> tuple[PageRules, Callable[[int, int], PageViews]]:
     family, frames = model.family, config.video_frames
     assert family.rules is not None
     rules = family.rules(model.architecture, settings)
+    of_page = rules.among if among and rules.among else rules.page
 
     def views_of(width: int, height: int) -> PageViews:
         if frames is None:
-            views = rules.page(width, height)
+            views = of_page(width, height)
         else:
             assert rules.video is not None
             views = rules.video(frames, width, height)

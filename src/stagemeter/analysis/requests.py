@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import page_views, settings_of, size_of_page
+from stagemeter.analysis.pages import further_sizes, page_views, settings_of, size_of_page
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
@@ -14,7 +14,7 @@ from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import OWN, TEXT, Workload, decode_context_of
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.decoder.stages import ENCODER_TOKENS
-from stagemeter.models.family import NO_PAGE, Family, GenerationPass, PageViews, workload_of_views
+from stagemeter.models.family import NO_PAGE, Family, GenerationPass, PageViews, RequestPages, workload_of_views
 from stagemeter.models.lookup import ModelDescription
 
 #: Tokens of a prompt of text alone if no length is given.
@@ -53,9 +53,11 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     family = model.family
     if config.video_frames is not None and not family.videos:
         raise no_video(f"video_frames {config.video_frames}", model.name)
+    further: list[RequestPages] = []
     if family.reads_pages:
+        further = _further_pages(config, model)
         page = size_of_page(config)
-        views, _ = page_views(config, model, *page)
+        views, _ = page_views(config, model, *page, among=bool(further))
     else:
         settings_of(config).refuse_unused(model.name, family.name)
         page, views = (0, 0), NO_PAGE
@@ -64,6 +66,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         model.architecture,
         page,
         views,
+        further,
         seq_len=config.seq_len,
         decode_context=config.decode_context,
         **{**_asked(config), "text_tokens": _text_tokens(config, family)},
@@ -72,6 +75,21 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         if getattr(workload, setting) is not None:
             require_parts(setting, workload, model)
     return workload
+
+
+def _further_pages(config: AnalysisConfig, model: ModelDescription) -> list[RequestPages]:
+    """Return the pages behind the first one, or refuse them for a model that takes one page."""
+    number, tags = config.images_per_request or 1 + len(config.further_pages or ()), model.family.tags
+    if number == 1:
+        return []
+    if tags is None:
+        raise StagemeterError(
+            f"{'further_pages' if config.images_per_request is None else 'images_per_request'}: {number} pages, and "
+            f"{model.name} ({model.family.name}) is counted with one page a request. Give one page; `stagemeter "
+            "sweep` takes several, each a request of its own"
+        )
+    pages = ((times, size, page_views(config, model, *size, among=True)[0]) for times, size in further_sizes(config))
+    return [RequestPages(times, size, views, tags(model.architecture, views)) for times, size, views in pages]
 
 
 def require_parts(setting: str, workload: Workload, model: ModelDescription) -> None:
@@ -93,11 +111,20 @@ def require_parts(setting: str, workload: Workload, model: ModelDescription) -> 
             f"{given}: {model.name} attends to its page besides the prompt, and caches of prompts do not hold it. "
             "Leave it out"
         )
-    if 0 < workload.past_tokens < workload.image_tokens <= workload.prompt_tokens:
+    pages = workload.all_image_tokens + workload.tags
+    if not workload.cuts_page or pages > workload.prompt_tokens:
+        return
+    if workload.further_pages is None:
         raise StagemeterError(
-            f"{given}: the page begins the prompt with {workload.image_tokens} tokens, and a part of a page is not "
-            "counted. Give as many or more"
+            f"{given}: the page begins the prompt with {pages} tokens, and a part of a page is not counted. Give as "
+            "many or more"
         )
+    whole = workload.pages_cached
+    before, after = workload.end_of_page(whole), workload.end_of_page(whole + 1)
+    raise StagemeterError(
+        f"{given}: cuts page {whole + 1} of {workload.pages}, and a part of a page is not counted. Give "
+        f"{f'{before} for the pages before it, or ' if whole else ''}{after} with it"
+    )
 
 
 def require_generation(given: str, workload: Workload, model: ModelDescription) -> GenerationPass:
@@ -130,6 +157,7 @@ def make_workload(
     architecture: Any,
     page: tuple[int, int],
     views: PageViews,
+    further: Sequence[RequestPages] = (),
     *,
     text_tokens: int,
     new_tokens: int,
@@ -137,19 +165,22 @@ def make_workload(
     decode_context: int | str,
     **asked: Any,
 ) -> Workload:
-    """Return the workload of a page that becomes some views. Tokens and batch may be arrays.
+    """Return the workload of a page that becomes some views, and of further ones. Tokens and batch may be arrays.
 
-    `page` and `views` are those of `stagemeter.models.family.workload_of_views`. A `seq_len` of None is the length of
-    page and text. `asked` holds the other fields of `Workload`.
+    `page`, `views` and `further` are those of `stagemeter.models.family.workload_of_views`. A `seq_len` of None is the
+    length of pages and text. `asked` holds the other fields of `Workload`.
     """
     prompt_tokens = text_tokens
     if seq_len is not None:
         prompt_tokens = seq_len + 0 * text_tokens
     elif family.reads_pages:
-        prompt_tokens = family.prompt_tokens(architecture, views.image_tokens, text_tokens)
+        image = views.image_tokens + sum(one.times * one.views.image_tokens for one in further)
+        tags = sum(one.times * one.tags for one in further)
+        prompt_tokens = family.prompt_tokens(architecture, image, text_tokens) + tags
     return workload_of_views(
         page,
         views,
+        further,
         # A request of text alone has only the tokens of its prompt.
         text_tokens=text_tokens if family.reads_pages else prompt_tokens,
         prompt_tokens=prompt_tokens,
@@ -186,16 +217,17 @@ def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Map
 
 def require_runnable(workload: Workload, model: ModelDescription) -> None:
     """Refuse a workload that can be counted but not run: a prompt without room for its page."""
-    if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= workload.image_tokens:
+    taken = workload.all_image_tokens + workload.tags
+    if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= taken:
         raise StagemeterError(
-            f"seq_len {workload.prompt_tokens}: cannot be run: the page alone takes {workload.image_tokens} tokens, "
-            f"and one begins the sequence. Leave it out, or give {workload.image_tokens + 1} or more"
+            f"seq_len {workload.prompt_tokens}: cannot be run: the page alone takes {taken} tokens, "
+            f"and one begins the sequence. Leave it out, or give {taken + 1} or more"
         )
 
 
 def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[Any], architecture: Any) -> list[str]:
     """Return notes that a workload's numbers depend on."""
-    needed = family.prompt_tokens(architecture, workload.image_tokens, workload.text_tokens)
+    needed = family.prompt_tokens(architecture, workload.all_image_tokens, workload.text_tokens) + workload.tags
     notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload, needed)
     max_positions = family.decoder(architecture).max_positions
     longest = workload.prompt_tokens + workload.decode_steps
@@ -209,6 +241,8 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
         notes.append(f"the prefill takes {passes:,} passes of at most {workload.chunk_tokens:,} tokens")
     if workload.cached_tokens is not None:
         page = ", the page among them, which is not encoded" if workload.page_cached else ""
+        if workload.further_pages is not None and workload.pages_cached:
+            page = f", {workload.pages_cached:,} of {workload.pages:,} pages among them, which are not encoded"
         notes.append(
             f"the prefill computes {workload.computed_tokens:,} of {workload.prompt_tokens:,} tokens: the cache holds "
             f"the first {workload.cached_tokens:,}{page}"
@@ -236,6 +270,11 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
     if workload.mode == OWN:
         notes.append(
             "the model's own processor decides the views: mode, sizes and crops of the configuration have no effect"
+        )
+    if workload.further_pages is not None:
+        notes.append(
+            f"the {workload.pages:,} pages of the request are encoded each on its own, and one prompt holds them; the "
+            f"further ones add {workload.tags:,} tokens around them, while those around the first are text tokens"
         )
     if workload.prompt_tokens < needed:
         notes.append(

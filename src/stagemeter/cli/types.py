@@ -152,6 +152,15 @@ def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Co
     return click.option(*names, multiple=True, callback=only_one, **attributes)
 
 
+def several(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return an option that may be given several times: its values that are no ``none``, or None."""
+
+    def given(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return tuple(value for value in values if value is not None) or None
+
+    return click.option(*names, multiple=True, callback=given, **attributes)
+
+
 TEXT = Optional(click.STRING)
 NUMBER = Optional(WholeNumber())
 FRACTION = Optional(Number())

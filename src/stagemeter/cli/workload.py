@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
+from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once, several
 from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
 from stagemeter.core.settings import (
@@ -27,10 +27,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: The model that ``--scale small`` names.
 SMALL = f"{AnalysisSettings().model}-small"
-#: Options that may be given once only, and the remedy for several values.
-_ONCE = ("--image", "--page-size")
+#: What to do for several values of an option of a sweep.
 SEVERAL_VALUES = "write several values between commas"
-_SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
+#: Help of an option that the command line takes several times, and an MLflow project once.
+_SEVERAL = "[several times: pages of one request]"
 _CONFIG = click.option(
     "--config", "config_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it."
 )
@@ -74,7 +74,7 @@ def workload_options(command_name: str) -> Callable[[Command], Command]:
 
 def views_options(command: Command) -> Command:
     """Give a command the settings that decide the views and the prompt of a page, which `read_config` takes."""
-    left_out = ("--image", "--page-size", "--adapter")
+    left_out = ("--image", "--page-size", "--images-per-request", "--adapter")
     settings = {row.option for owner in (ModelSettings, PageSettings) for row in table(owner).values()}
     settings |= {table(RequestSettings)[name].option for name in ("text_tokens", "video_frames")}
     rows = [row for row in table(AnalysisSettings).values() if row.option in settings.difference(left_out, (None,))]
@@ -124,9 +124,9 @@ def _option(row: Row) -> Callable[[Command], Command]:
         flag: dict[str, Any] = {} if "/" in option else {"is_flag": True}
         return click.option(option, row.name, default=None, help=help_of(row), **flag)
     if option == "--page-size":
-        return once(option, type=Optional(PageSize()), instead=_SEVERAL, help=help_of(row))
-    if option in _ONCE:
-        return once(option, row.name, type=TEXT, metavar=_metavar(row), instead=_SEVERAL, help=help_of(row))
+        return several(option, type=Optional(PageSize()), help=f"{help_of(row)} {_SEVERAL}")
+    if option == "--image":
+        return several(option, row.name, type=TEXT, metavar=_metavar(row), help=f"{help_of(row)} {_SEVERAL}")
     return click.option(option, row.name, type=_type(row), metavar=_metavar(row), help=help_of(row))
 
 
@@ -172,14 +172,18 @@ def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
 
 
 def given_settings(
-    scale: str | None = None, page_size: tuple[int, int] | None = None, **options: Any
+    scale: str | None = None, page_size: Sequence[tuple[int, int]] | None = None, **options: Any
 ) -> dict[str, Any]:
     """Return the settings that were given, by name, or refuse contradictory ones."""
     settings = {name: value for name, value in options.items() if value is not None}
+    pages = [f"{width}x{height}" for width, height in page_size or ()] or list(settings.get("sample_image_path", ()))
+    if pages[1:]:
+        settings["further_pages"] = tuple(pages[1:])
     if page_size is not None:
-        width, height = page_size
-        exclusive(sample_image_path=settings.get("sample_image_path"), page_size=f"{width}x{height}")
-        settings |= {"image_w": width, "image_h": height}
+        exclusive(sample_image_path=settings.get("sample_image_path", (None,))[0], page_size=pages[0])
+        settings["image_w"], settings["image_h"] = page_size[0]
+    elif pages:
+        settings["sample_image_path"] = pages[0]
     if scale == "small":
         if settings.get("model", SMALL) not in (SMALL, AnalysisSettings().model):
             exclusive(scale=scale, model=settings["model"])

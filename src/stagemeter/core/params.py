@@ -7,6 +7,7 @@ from typing import Any
 
 from stagemeter.core.setting import EVERY, MODES, Row, table
 from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
+from stagemeter.core.units import describe_pages
 from stagemeter.core.workload import OWN, TEXT, Workload
 
 #: What a param without a value holds: parameters of an MLflow project always have one.
@@ -20,6 +21,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}
     # An imported profile may have measured other values than the settings.
     values |= {name: workload.get(name) for name in became}
+    if workload.get("further_pages"):
+        values["further_pages"] = describe_pages(workload)
     if workload.get("view_size") is not None:
         del values["base_size"], values["image_size"]
     if workload["mode"] == TEXT:

@@ -147,6 +147,8 @@ def generated_schema() -> dict[str, Any]:
     workload["required"] = [
         name for name, kind in workload["properties"].items() if {"type": "null"} not in kind.get("anyOf", ())
     ]
+    further = schema["$defs"]["FurtherPages"]
+    further["required"] = list(further["properties"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:stagemeter:report:{SCHEMA_VERSION}",

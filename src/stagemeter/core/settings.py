@@ -65,18 +65,18 @@ class PageSettings:
     sample_image_path: Annotated[str | None, Setting(
         "Picture of the page.",
         "Any format that Pillow reads, with its EXIF orientation applied, or a page of a PDF: `scan.pdf[2]`.",
-        option="--image", models=PAGES, replaces=("use_synthetic_inputs",), logged=True
+        option="--image", models=PAGES, replaces=("use_synthetic_inputs", "further_pages"), logged=True
     )] = None
     image_w: Annotated[int, Setting(
         "Width of a blank page in pixels, in place of a picture.",
         "The default page is A4 at 200 dpi.",
         least=1, most=LONGEST_SIDE, option="--page-size", models=PAGES,
-        replaces=("sample_image_path", "use_synthetic_inputs"), logged=False, swept=True
+        replaces=("sample_image_path", "use_synthetic_inputs", "further_pages"), logged=False, swept=True
     )] = 1654
     image_h: Annotated[int, Setting(
         "Height of a blank page in pixels, in place of a picture.",
         least=1, most=LONGEST_SIDE, option="--page-size", models=PAGES,
-        replaces=("sample_image_path", "use_synthetic_inputs"), logged=False
+        replaces=("sample_image_path", "use_synthetic_inputs", "further_pages"), logged=False
     )] = 2339
     dpi: Annotated[int | None, Setting(
         "Resolution of a PDF's pages in dots per inch.",
@@ -88,6 +88,17 @@ class PageSettings:
         "`false` without a picture is an error.",
         option=None, models=PAGES, logged=False
     )] = True
+    further_pages: Annotated[tuple[str, ...] | None, Setting(
+        "Pages of the request behind the first one, in order: pictures, or sizes as WxH.",
+        "On the command line, `--image` or `--page-size` several times. See "
+        "[several pages](requests.md#several-pages-in-a-request).",
+        unset="none", option=None, models=PAGES, project=False, logged=False
+    )] = None
+    images_per_request: Annotated[int | None, Setting(
+        "Pages of a request, each like the one that is given.",
+        "Each is encoded on its own, and all are in one prompt.",
+        unset="1", least=1, most=65_536, models=PAGES, project=False, swept=True
+    )] = None
     mode: Annotated[Mode, Setting(
         "Resolution mode: gundam (global view and tiles), tiny, small, base or large (one view).",
         "It sets the next three. They can be given beside it; the mode is then the one that all three make up, or "

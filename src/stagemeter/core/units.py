@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -74,8 +74,50 @@ def digits_of(factor: float) -> str:
     return f"{factor:,.{1 if factor >= 10 else 2 if factor >= 2 else 3}f}"
 
 
-def describe_views(workload: dict[str, Any]) -> str:
-    """Say which views a page becomes, such as ``1 x 1024 + 6 x 640 (2x3)``."""
+#: Most groups of equal pages that a line lists.
+_LISTED_PAGES = 8
+
+
+def pages_of(workload: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return the pages of a request in order: how many equal ones, and the fields of one."""
+    groups: list[tuple[int, Mapping[str, Any]]] = [(1, workload)] if workload["global_views"] else []
+    names = ("image_width", "image_height", "image_tokens")
+    for page in workload.get("further_pages") or ():
+        times, before = groups[-1]
+        if all(page[name] == before[name] for name in names):
+            groups[-1] = times + page["times"], before
+        else:
+            groups.append((page["times"], page))
+    return groups
+
+
+def page_count_of(workload: Mapping[str, Any]) -> int:
+    """Return the pages of a request."""
+    return sum(times for times, _ in pages_of(workload))
+
+
+def describe_pages(workload: Mapping[str, Any], by: str = "x") -> str:
+    """Say how large the pages of a request are, such as ``800x600, 2 x 1654x2339``."""
+    return _listed(workload, lambda page: f"{page['image_width']}{by}{page['image_height']}")
+
+
+def describe_views(workload: Mapping[str, Any]) -> str:
+    """Say which views the pages of a request become, such as ``1 x 1024 + 6 x 640 (2x3)``; several between commas."""
+    if len(groups := pages_of(workload)) < 2:
+        return f"{_views(workload)}{' each' if groups and groups[0][0] > 1 else ''}"
+    return _listed(workload, lambda page: f"({_views(page)})")
+
+
+def _listed(workload: Mapping[str, Any], say: Callable[[Mapping[str, Any]], str]) -> str:
+    groups = pages_of(workload)
+    if len(groups) == 1:
+        return say(groups[0][1])
+    said = [f"{times:,} x {say(page)}" if times > 1 else say(page) for times, page in groups[:_LISTED_PAGES]]
+    more = sum(times for times, _ in groups[_LISTED_PAGES:])
+    return ", ".join([*said, *([f"{more:,} more"] if more else [])])
+
+
+def _views(workload: Mapping[str, Any]) -> str:
     size = workload.get("view_size")
     side = workload["base_size"] if size is None else f"{size[0]}x{size[1]}"
     views = f"{workload['global_views']} x {side}"
@@ -106,11 +148,13 @@ def describe_request(workload: dict[str, Any]) -> str:
     """Say what one request is, such as ``1 x page of 1654 x 2339 px, mode base (1 x 1024)``, or ``1 x text``."""
     if not workload["global_views"]:
         return f"{workload['batch_size']} x text"
-    what = "page" if workload.get("video_frames") is None else f"video of {workload['video_frames']:,} frames"
-    return (
-        f"{workload['batch_size']} x {what} of {workload['image_width']} x {workload['image_height']} px, "
-        f"mode {workload['mode']} ({describe_views(workload)})"
-    )
+    pages = page_count_of(workload)
+    what, sizes = "page of", describe_pages(workload, " x ")
+    if pages > 1:
+        what = f"{pages:,} pages of"
+    if workload.get("video_frames") is not None:
+        what = f"video of {workload['video_frames']:,} frames of"
+    return f"{workload['batch_size']} x {what} {sizes} px, mode {workload['mode']} ({describe_views(workload)})"
 
 
 def _three_digits(value: float) -> str:

@@ -14,10 +14,13 @@ from stagemeter.core.stage_names import DECODE, REQUEST, TOTAL, stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import (
     describe_dtypes,
+    describe_pages,
     describe_peak,
     describe_request,
     describe_views,
     digits_of,
+    page_count_of,
+    pages_of,
     percentage,
     with_unit,
 )
@@ -288,7 +291,10 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
     workload = metadata["workload"]
     versions = ", ".join(f"{package} {version}" for package, version in metadata["versions"].items())
     lines = [f"model: {metadata['model']} (architecture {metadata['architecture_hash']})"]
-    lines += [f"{key}: {value}" for key, value in workload.items() if value is not None]
+    shown = {**workload, "further_pages": None}
+    if workload.get("further_pages"):
+        shown["pages"] = f"{describe_pages(workload)}: {describe_views(workload)}"
+    lines += [f"{key}: {value}" for key, value in shown.items() if value is not None]
     lines += [f"workload hash: {metadata['workload_hash']}", f"versions: {versions}"]
     return lines
 
@@ -362,10 +368,13 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def _page(workload: dict[str, Any]) -> str:
     video = workload.get("video_frames")
-    what = "page" if video is None else f"video of {video:,} frames"
+    pages = page_count_of(workload)
+    what = f"{pages:,} pages of" if pages > 1 else "page" if video is None else f"video of {video:,} frames"
+    image = sum(times * page["image_tokens"] for times, page in pages_of(workload))
+    tags = sum(page["times"] * page["tags"] for page in workload.get("further_pages") or ())
     page = (
-        f"{what} {workload['image_width']}x{workload['image_height']}, "
-        f"mode {workload['mode']}: {describe_views(workload)}; {workload['image_tokens']:,} image + "
+        f"{what} {describe_pages(workload)}, mode {workload['mode']}: {describe_views(workload)}; {image:,} image + "
+        f"{f'{tags:,} around them + ' if tags else ''}"
         if workload["global_views"]
         else ""
     )

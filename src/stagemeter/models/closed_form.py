@@ -14,7 +14,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger, smaller
 from stagemeter.models.chunks import sums_over_chunks
-from stagemeter.models.family import EXPERTS_READ, YIELDS, Family, Form, Stage, Variables
+from stagemeter.models.family import EXPERTS_READ, YIELDS, Family, Form, Stage, Variables, unless_joined
 from stagemeter.models.lora import Adapter
 
 
@@ -121,7 +121,8 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
     # Earlier reports lack the quantity of quantized weights.
     quantities = stages[stage]["quantities"]
-    return Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
+    cost = Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
+    return unless_joined(cost, variables)
 
 
 def evaluate_workload(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedWeights
-from stagemeter.core.workload import OWN, TEXT, Workload
+from stagemeter.core.workload import OWN, TEXT, FurtherPages, Workload
 from stagemeter.models.lora import Adapter
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.resolution import Resolution
@@ -90,6 +90,20 @@ GenerationPass = Callable[[Any, Workload, int, Any, int, bool], Cost]
 EXPERTS_READ = "experts_read"
 #: Variable of the closed form of what a prefill needs: 1 if its last token yields a new one, 0 if more follow.
 YIELDS = "yields"
+
+
+#: Variable of a call that runs together with the one before, on further pages: it reads no weights of its own.
+JOINED = "joined"
+
+
+def own_variables(values: Variables) -> Variables:
+    """Return the variables of a closed form without `JOINED`."""
+    return {name: value for name, value in values.items() if name != JOINED} if JOINED in values else values
+
+
+def unless_joined(cost: Cost, values: Variables) -> Cost:
+    """Return the cost of a call, without weights if they are read together with those of the call before."""
+    return replace(cost, weight_reads=0, packed_weight_bytes=0) if values.get(JOINED) else cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,35 +257,54 @@ class PageRules:
 
     `page` takes width and height in pixels, `video` frames, width and height. `frames` takes a video's number of frames
     and how many a second (None: unknown), and returns how many are sampled. Both are None if the model reads no videos.
-    `notes` say which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
+    `notes` say which limits decide the views; None: the settings say it, see `ProcessorSettings.note`. `among` replaces
+    `page` in requests of several pages, if it is not None.
     """
 
     page: Callable[[int, int], PageViews]
     video: Callable[[int, int, int], PageViews] | None = None
     notes: tuple[str, ...] | None = None
     frames: Callable[[int, float | None], int] | None = None
+    among: Callable[[int, int], PageViews] | None = None
 
 
-def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
-    """Return the workload of a page that becomes some views.
+@dataclass(frozen=True, slots=True)
+class RequestPages:
+    """Equal pages, one after another: their number, width and height in pixels, and views; `tags` are around each."""
+
+    times: int
+    size: tuple[int, int]
+    views: PageViews
+    tags: int = 0
+
+
+def workload_of_views(
+    page: tuple[int, int], views: PageViews, further: Sequence[RequestPages] = (), **asked: Any
+) -> Workload:
+    """Return the workload of a page that becomes some views, and of further ones.
 
     `page` is its width and height in pixels, zeros for text alone; its views are `NO_PAGE` then. `asked` are the fields
-    of `Workload` that the page does not decide.
+    of `Workload` that the pages do not decide.
     """
-    return Workload(
-        image_width=page[0],
-        image_height=page[1],
-        mode=views.mode,
-        base_size=views.base_size,
-        image_size=views.image_size,
-        global_views=views.global_views,
-        local_views=views.local_views,
-        tile_grid=views.tile_grid,
-        image_tokens=views.image_tokens,
-        view_size=None if views.width == views.height else (views.width, views.height),
-        padded_tokens=views.padded_tokens,
-        **asked,
-    )
+    pages = tuple(FurtherPages(**_fields(one.size, one.views), times=one.times, tags=one.tags) for one in further)
+    return Workload(**_fields(page, views), further_pages=pages or None, **asked)
+
+
+def _fields(page: tuple[int, int], views: PageViews) -> dict[str, Any]:
+    """Return the fields of `stagemeter.core.workload.PageOfWorkload`."""
+    return {
+        "image_width": page[0],
+        "image_height": page[1],
+        "mode": views.mode,
+        "base_size": views.base_size,
+        "image_size": views.image_size,
+        "global_views": views.global_views,
+        "local_views": views.local_views,
+        "tile_grid": views.tile_grid,
+        "image_tokens": views.image_tokens,
+        "view_size": None if views.width == views.height else (views.width, views.height),
+        "padded_tokens": views.padded_tokens,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +359,9 @@ class Family(Generic[Architecture]):
         weights are then counted as not quantized.
     predictor : callable or None
         Modules for predicting further tokens beside the model, from a configuration, its source and quantization.
+    tags : callable or None
+        Tokens that the prompt has around a further page, besides its image tokens, from the sizes of the model and the
+        page's views. None: a request has one page.
     pixels : callable or None
         Pixels of a picture's views at a workload, by the model's argument. None: a profile takes random numbers.
     """
@@ -349,6 +385,7 @@ class Family(Generic[Architecture]):
     modes: Mapping[str, Resolution] = field(default_factory=dict)
     videos: bool = False
     predictor: Callable[[Mapping[str, Any], str, Quantization | None], Any] | None = None
+    tags: Callable[[Architecture, PageViews], int] | None = None
     pixels: Callable[[Any, Workload], Mapping[str, Any]] | None = None
 
     @property

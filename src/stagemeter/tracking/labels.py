@@ -12,6 +12,7 @@ from stagemeter.core.metrics import LOG as LOG
 from stagemeter.core.metrics import MODULE as MODULE
 from stagemeter.core.metrics import PROFILE as PROFILE
 from stagemeter.core.metrics import STATIC as STATIC
+from stagemeter.core.units import page_count_of, pages_of
 
 #: Kinds of runs beside those of documents.
 SWEEP = "sweep"
@@ -77,11 +78,14 @@ def _in_words(workload: Mapping[str, Any]) -> str:
     batch = f" batch {workload['batch_size']}" if workload["batch_size"] > 1 else ""
     if not workload["global_views"]:
         return f"{workload['mode']} {_tokens(workload)}{batch}"
-    views = str(workload["global_views"])
-    if workload["local_views"]:
-        views += f"+{workload['local_views']}"
+    whole, tiles = (
+        sum(times * page[name] for times, page in pages_of(workload)) for name in ("global_views", "local_views")
+    )
+    views = f"{whole}+{tiles}" if tiles else str(whole)
     plural = "" if views == "1" else "s"
-    return f"{workload['mode']} {views} view{plural} {_tokens(workload)}{batch}"
+    pages = page_count_of(workload)
+    several = f"{pages} pages " if pages > 1 else ""
+    return f"{workload['mode']} {several}{views} view{plural} {_tokens(workload)}{batch}"
 
 
 def _tokens(workload: Mapping[str, Any]) -> str:

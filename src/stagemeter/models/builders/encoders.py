@@ -8,7 +8,14 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import Calls, Inputs, Needed, page_stage
+from stagemeter.models.builders.page_stages import (
+    Calls,
+    Inputs,
+    Needed,
+    batches_of_pages,
+    image_tokens_of,
+    page_stage,
+)
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.family import PageRules, Stage, Variables
@@ -16,12 +23,12 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
-from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
+from stagemeter.models.vision.vit import VisionTransformer, patch_embedding, vit_operators, vit_parameters
 
 
 def views_of(workload: Workload) -> int:
-    """Return the views of all pages of a batch."""
-    return workload.batch_size * (workload.global_views + workload.local_views)
+    """Return the views of all pages of a batch on which an encoder runs."""
+    return sum(one.batch_size * (one.global_views + one.local_views) for one in batches_of_pages(workload))
 
 
 #: One call over all views of a batch, and one over the tokens of all its pages.
@@ -31,8 +38,12 @@ VIEWS = Calls(
 )
 TOKENS = Calls(
     {"tokens": "tokens that the pages of the batch become"},
-    lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
+    lambda sizes, workload: [{"tokens": image_tokens_of(workload)}],
 )
+
+
+#: Variable of an encoder over pages in one tensor.
+_PADDING = "patches by which smaller pages of a request are padded, which are embedded and then cut off"
 
 
 def square_pixels(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
@@ -87,29 +98,43 @@ def patch_encoder(
     """
 
     def operators(sizes: Any, values: Variables) -> list[Operator]:
-        if one_sequence:
-            values = {"views": 1, "patches": values["views"] * values["patches"]}
-        return vit_operators(vit_of(sizes), **values)
+        if not one_sequence:
+            return vit_operators(vit_of(sizes), **values)
+        patches = values["views"] * values["patches"]
+        (_, times), *layers = vit_operators(vit_of(sizes), 1, patches)
+        return [(patch_embedding(vit_of(sizes), patches + values["padding"], 1), times), *layers]
 
     def page_by_page(sizes: Any, values: Variables) -> list[Operator]:
         return vit_operators(replace(vit_of(sizes), masked=False), **values)
 
+    each = calls or Calls(
+        {"views": "pages: batch_size", "patches": "patches of one page"},
+        lambda sizes, workload: [
+            {"views": workload.batch_size, "patches": patches_of_view(vit_of(sizes).patch_size, workload)}
+        ],
+        page_by_page=True,
+    )
+
+    def together(sizes: Any, workload: Workload) -> list[Variables]:
+        if workload.further_pages is None:
+            return [{**values, "padding": 0} for values in each.of(sizes, workload)]
+        patches = image_tokens_of(workload) * sizes.merge_size**2
+        number = sum(one.batch_size for one in batches_of_pages(workload))
+        width, height = padded_size(workload)
+        padded = number * (width // sizes.patch_size) * (height // sizes.patch_size)
+        return [{"views": 1, "patches": patches, "padding": padded - patches}]
+
+    because = "runs the pages of a batch as one sequence"
     return page_stage(
         name="vit",
         title=title,
         modules=modules,
         operators=operators,
         parameters=lambda sizes: vit_parameters(vit_of(sizes)),
-        calls=calls
-        or Calls(
-            {"views": "pages: batch_size", "patches": "patches of one page"},
-            lambda sizes, workload: [
-                {"views": workload.batch_size, "patches": patches_of_view(vit_of(sizes).patch_size, workload)}
-            ],
-        ),
+        calls=Calls({**each.variables, "padding": _PADDING}, together) if one_sequence else each,
         inputs=inputs,
         run=run,
-        needed=Needed("runs the pages of a batch as one sequence", page_by_page) if one_sequence else None,
+        needed=Needed(because, page_by_page, each) if one_sequence else None,
     )
 
 
@@ -164,6 +189,12 @@ def view_size(workload: Workload) -> tuple[int, int]:
     return workload.view_size or (workload.base_size, workload.base_size)
 
 
+def padded_size(workload: Workload) -> tuple[int, int]:
+    """Return the width and height in pixels to which the pages of a batch are padded for one tensor."""
+    widths, heights = zip(*map(view_size, batches_of_pages(workload)), strict=True)
+    return max(widths), max(heights)
+
+
 def patches_of_view(patch_size: int, workload: Workload) -> int:
     """Return the patches of the view of a page."""
     width, height = view_size(workload)
@@ -171,9 +202,11 @@ def patches_of_view(patch_size: int, workload: Workload) -> int:
 
 
 def patch_grid(model: Any, patch_size: int, workload: Workload) -> Any:
-    """Return frames, rows and columns of patches of each page of a batch."""
+    """Return frames, rows and columns of patches of each page of a batch on which an encoder runs."""
     import torch
 
-    width, height = view_size(workload)
-    grid = [1, height // patch_size, width // patch_size]
-    return torch.tensor([grid] * workload.batch_size, device=model.device)
+    grids = []
+    for one in batches_of_pages(workload):
+        width, height = view_size(one)
+        grids += [[1, height // patch_size, width // patch_size]] * one.batch_size
+    return torch.tensor(grids, device=model.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from stagemeter.core.cost import Cost, total
@@ -11,7 +11,17 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, sum_of, working_set
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import whole_pass
-from stagemeter.models.family import CacheRecorder, ModelForm, Runner, Stage, StageParameters, Variables
+from stagemeter.models.family import (
+    JOINED,
+    CacheRecorder,
+    ModelForm,
+    Runner,
+    Stage,
+    StageParameters,
+    Variables,
+    own_variables,
+    unless_joined,
+)
 
 Architecture = TypeVar("Architecture")
 #: Arguments of a module, by position or by name, from the model, its sizes and a workload.
@@ -19,18 +29,37 @@ Inputs = Callable[[Any, Any, Workload], tuple[Any, ...] | Mapping[str, Any]]
 
 
 class Calls(NamedTuple):
-    """Variables of a stage's closed form with their meanings, and their values for each call of a workload."""
+    """Variables of a stage's closed form with their meanings, and their values for each call of a workload.
+
+    With `page_by_page`, `of` knows requests of one page alone. Further pages then are terms of the same call.
+    """
 
     variables: Mapping[str, str]
     of: Callable[[Any, Workload], list[Variables]]
+    page_by_page: bool = False
 
     def unless_cached(self, sizes: Any, workload: Workload) -> list[Variables]:
-        """Return the variables of each call; none if the cache holds the page's tokens."""
-        return [] if workload.page_cached else self.of(sizes, workload)
+        """Return the variables of each call; none if the cache holds the tokens of all pages."""
+        if workload.page_cached:
+            return []
+        if not self.page_by_page or workload.further_pages is None:
+            return self.of(sizes, workload)
+        first, *further = (self.of(sizes, one) for one in batches_of_pages(workload))
+        return [*first, *({**call, JOINED: 1} for calls in further for call in calls)]
+
+
+def batches_of_pages(workload: Workload) -> list[Workload]:
+    """Return requests of one page that together have the pages of a batch on which an encoder runs."""
+    return [replace(one, batch_size=one.batch_size * times) for times, one in workload.of_each_page]
+
+
+def image_tokens_of(workload: Workload) -> int:
+    """Return the tokens of all pages of a batch on which an encoder runs."""
+    return sum(one.batch_size * one.image_tokens for one in batches_of_pages(workload))
 
 
 #: One call over all pages of a batch.
-PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views": workload.batch_size}])
+PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views": workload.batch_size}], True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +80,8 @@ class Needed(Generic[Architecture]):
         return ModelForm(
             variables=calls.variables,
             calls=calls.unless_cached,
-            cost=lambda sizes, values: sum_of(self.operators(sizes, values)),
-            working_set=lambda sizes, values: working_set(self.operators(sizes, values)),
+            cost=_cost_of(self.operators),
+            working_set=_working_set_of(self.operators),
         )
 
 
@@ -87,8 +116,7 @@ def page_stage(
     """
     model = needed.form(calls) if needed else None
 
-    def cost(sizes: Architecture, values: Variables) -> Cost:
-        return sum_of(operators(sizes, values))
+    cost = _cost_of(operators)
 
     def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
         if needed is None or model is None:
@@ -118,11 +146,26 @@ def page_stage(
         variables=calls.variables,
         calls=calls.unless_cached,
         cost=cost,
-        working_set=lambda sizes, values: working_set(operators(sizes, values)),
+        working_set=_working_set_of(operators),
         run=run_stage,
         model=model,
         execution=execution,
     )
+
+
+def _cost_of(
+    operators: Callable[[Architecture, Variables], list[Operator]],
+) -> Callable[[Architecture, Variables], Cost]:
+    def cost(sizes: Architecture, values: Variables) -> Cost:
+        return unless_joined(sum_of(operators(sizes, own_variables(values))), values)
+
+    return cost
+
+
+def _working_set_of(
+    operators: Callable[[Architecture, Variables], list[Operator]],
+) -> Callable[[Architecture, Variables], int]:
+    return lambda sizes, values: working_set(operators(sizes, own_variables(values)))
 
 
 def run_module(model: Any, name: str, passed: tuple[Any, ...] | Mapping[str, Any]) -> None:
@@ -132,12 +175,12 @@ def run_module(model: Any, name: str, passed: tuple[Any, ...] | Mapping[str, Any
 
 
 def page_tokens(model: Any, workload: Workload) -> Any:
-    """Return the prompts of a batch, which start with the tokens of the page."""
+    """Return the new tokens of the prompts of a batch, which start with those of the pages."""
     import torch
 
-    text = [0] * (workload.prompt_tokens - workload.image_tokens)
+    tokens = sum(times * one.image_tokens for times, one in workload.of_each_page)
     kind = "image" if workload.video_frames is None else "video"
-    row = [getattr(model.config, f"{kind}_token_id")] * workload.image_tokens + text
+    row = [getattr(model.config, f"{kind}_token_id")] * tokens + [0] * (workload.computed_tokens - tokens)
     return torch.tensor([row] * workload.batch_size, device=model.device)
 
 
@@ -176,8 +219,9 @@ def page_passes(
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = {} if workload.page_cached else page_of(model, sizes, workload)
         passes = workload.prefill_passes
-        if page and (workload.prompt_tokens < workload.image_tokens or len(passes) > 1):
-            # The page does not fit a length that the user set, or a chunk: run both halves of the pass in turn.
+        tokens = sum(times * one.image_tokens for times, one in workload.of_each_page)
+        if page and (workload.computed_tokens < tokens or len(passes) > 1):
+            # The pages do not fit a length that the user set, or a chunk: run both halves of the pass in turn.
             if see is not None:
                 see(model, page)
             else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import Calls, Needed, page_stage, run_module
+from stagemeter.models.builders.page_stages import Calls, Needed, batches_of_pages, page_stage, run_module
 from stagemeter.models.builders.vision_language import PROJECTOR
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.family import Stage
@@ -19,8 +19,12 @@ from stagemeter.models.vision.sam import SamArchitecture, ViewGroup, sam_operato
 
 def page_groups(sizes: Any, workload: Workload) -> list[ViewGroup]:
     """Return the groups of equal views of a batch: views of whole pages, then tiles."""
-    sides = (workload.global_views, workload.base_size), (workload.local_views, workload.image_size)
-    return [view_group(sizes.sam, workload.batch_size * views, side) for views, side in sides if views]
+    pages = batches_of_pages(workload)
+    whole, tiles = (
+        sum(one.batch_size * getattr(one, views) for one in pages) for views in ("global_views", "local_views")
+    )
+    sides = (whole, workload.base_size), (tiles, workload.image_size)
+    return [view_group(sizes.sam, views, side) for views, side in sides if views]
 
 
 def view_group(sam: SamArchitecture, views: int, side: int) -> ViewGroup:
@@ -38,7 +42,7 @@ def tiled_pages(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
     (whole,), *tiles = [group_pixels(model, sizes, group) for group in page_groups(sizes, workload)]
     if not tiles:
         return {"pixel_values": whole}
-    counts = [workload.local_views] * workload.batch_size
+    counts = [one.local_views for one in batches_of_pages(workload) for _ in range(one.batch_size)]
     return {"pixel_values": whole, "pixel_values_local": tiles[0][0], "num_local_patches": counts}
 
 

@@ -12,7 +12,7 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, require_known
-from stagemeter.models.family import Family, Note, PageRules, Stage, with_values
+from stagemeter.models.family import Family, Note, PageRules, PageViews, Stage, with_values
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
@@ -84,6 +84,7 @@ def vision_language_family(
     language: DecoderModules = LANGUAGE,
     videos: bool = False,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
+    tags: Callable[[Architecture, PageViews], int] | None = None,
     **options: Any,
 ) -> Family[Architecture]:
     """Make a family of stages over pages, and a decoder.
@@ -102,6 +103,8 @@ def vision_language_family(
         The modules of the decoder and of the output head.
     other_parameters : callable
         Parameters outside of all stages, by name.
+    tags : callable, optional
+        See `Family`.
     **options
         Options of `stagemeter.models.decoder.stages.decoder_stages`.
     """
@@ -138,4 +141,5 @@ def vision_language_family(
         whole_passes=passes,
         notes=tuple(notes),
         quantized=quantized,
+        tags=tags,
     )

@@ -139,12 +139,12 @@ def decoder_stages(
     def needed_prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
         # Only the last pass yields a token.
         *first, last = workload.prefill_passes
-        page = workload.image_tokens
+        page = workload.all_image_tokens + workload.tags
         cut = first and first[0].past_tokens < page > first[0].prompt_tokens
         if later and cut and any(later(sizes, workload)):
             raise StagemeterError(
                 f"chunk_tokens {workload.chunk_tokens}: tokens of this model's pages see later ones, so a chunk holds "
-                f"the whole page. Give {page} or more"
+                f"{'the whole page' if workload.further_pages is None else 'all of them'}. Give {page} or more"
             )
         return [*(needed_call(sizes, one, 0) for one in first), needed_call(sizes, last, 1)]
 
@@ -165,8 +165,7 @@ def decoder_stages(
         tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
         # Generated tokens come one after another, whatever the prompt's do.
         limit, in_order = beyond or decoder_of(sizes).limit, causal or beyond is not None
-        # Later tokens are those of pages, which the cache holds if it holds any.
-        more, more_limited = (pairs * (past == 0) for pairs in (later(sizes, workload) if later else (0, 0)))
+        more, more_limited = later_pairs_of(sizes, workload)
         all_pairs = tokens * prompt
         visible = causal_pairs(prompt) - causal_pairs(past) + more if in_order else all_pairs
         values = {**new_tokens(workload, in_order), YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
@@ -180,6 +179,19 @@ def decoder_stages(
         absorbed = decoder_of(sizes).absorbed(past, visible)
         values |= {_ABSORBED: absorbed, _EXPANDED: 1 - absorbed}
         return {**values, **common(sizes, workload, workload.batch_size * tokens)}
+
+    def later_pairs_of(sizes: Architecture, workload: Workload) -> tuple[int, int]:
+        """Return the pairs of a token and a later one of the same page, of pages that the cache does not hold."""
+        if later is None:
+            return 0, 0
+        if workload.further_pages is None:
+            # Later tokens are those of the page, which the cache holds if it holds any.
+            full, limited = (pairs * (workload.past_tokens == 0) for pairs in later(sizes, workload))
+            return full, limited
+        pages = [(times, *later(sizes, one)) for times, one in workload.of_each_page]
+        fits = workload.prompt_tokens >= workload.all_image_tokens
+        full, limited = (sum(page[0] * page[part] for page in pages) * fits for part in (1, 2))
+        return full, limited
 
     def executed_generation(
         sizes: Architecture, workload: Workload, tokens: int, past: Any, scored: int, alike: bool

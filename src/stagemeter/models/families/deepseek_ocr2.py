@@ -192,6 +192,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(tiled_pages, values=True),
+    tags=lambda sizes, views: 0,
     shipped=("deepseek-ocr-2",),
     other_parameters=lambda sizes: {
         **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},

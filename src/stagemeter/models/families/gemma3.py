@@ -70,6 +70,19 @@ def _crops(longer: int, shorter: int, smallest: int, most: int, activating: floa
     return crops if min(math.ceil(longer / crops), shorter) >= smallest else 0
 
 
+def _tags(sizes: VisionLanguageArchitecture, views: PageViews) -> int:
+    """Return the tokens around a page: its begin, its end, and two line breaks, a token, before and behind.
+
+    Source: transformers, ``processing_gemma3.py``, ``full_image_sequence``.
+    """
+    if views.local_views:
+        raise StagemeterError(
+            "further_pages, images_per_request: the processor writes text between the crops of a page, whose tokens "
+            "are not known here. Set do_pan_and_scan to false"
+        )
+    return 4
+
+
 def _both_ways(sizes: VisionLanguageArchitecture, workload: Workload) -> tuple[int, int]:
     """Return the pairs of a token of a view and a later one of the same view, which all layers show.
 
@@ -93,6 +106,7 @@ FAMILY = vision_language_family(
         square_projector(shape=lambda sizes: (sizes.vision.side**2, sizes.vision.hidden)),
     ),
     pages=Pages(square_pixels),
+    tags=_tags,
     shipped=("gemma-3-4b",),
     later=_both_ways,
     notes=(

@@ -14,7 +14,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage, view_size
-from stagemeter.models.builders.page_stages import Calls, Needed, page_stage
+from stagemeter.models.builders.page_stages import Calls, Needed, batches_of_pages, image_tokens_of, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
@@ -205,14 +205,15 @@ def _page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str
     """Return the patches of the pages of a batch, and the position of each in its page; padding has none."""
     import torch
 
-    width, height = view_size(workload)
-    columns, rows = width // sizes.patch_size, height // sizes.patch_size
-    places = [[index % columns, index // columns] for index in range(columns * rows)]
     patches = _padded(workload) * sizes.pooled**2
-    places += [[-1, -1]] * (patches - len(places))
+    places = []
+    for one in batches_of_pages(workload):
+        columns, rows = (side // sizes.patch_size for side in view_size(one))
+        page = [[index % columns, index // columns] for index in range(columns * rows)]
+        places += [page + [[-1, -1]] * (patches - len(page))] * one.batch_size
     return {
-        "pixel_values": empty(model, workload.batch_size, patches, sizes.vit.patch_elements),
-        "image_position_ids": torch.tensor([places] * workload.batch_size, device=model.device),
+        "pixel_values": empty(model, len(places), patches, sizes.vit.patch_elements),
+        "image_position_ids": torch.tensor(places, device=model.device),
     }
 
 
@@ -238,6 +239,7 @@ FAMILY = vision_language_family(
             calls=Calls(
                 {"views": "pages: batch_size", "tokens": "tokens that a page is padded to"},
                 lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
+                page_by_page=True,
             ),
             inputs=_vision_inputs,
             needed=Needed(
@@ -246,19 +248,20 @@ FAMILY = vision_language_family(
                 Calls(
                     {"views": "pages: batch_size", "tokens": "tokens of a page"},
                     lambda sizes, workload: [{"views": workload.batch_size, "tokens": workload.image_tokens}],
+                    page_by_page=True,
                 ),
             ),
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.hidden, sizes.decoder.hidden)],
             modules=("model.embed_vision",),
-            inputs=lambda model, sizes, workload: (
-                empty(model, workload.batch_size * workload.image_tokens, sizes.hidden),
-            ),
+            inputs=lambda model, sizes, workload: (empty(model, image_tokens_of(workload), sizes.hidden),),
             title="projection of the tokens to the decoder's width",
         ),
     ),
     pages=Pages(_page, values=True),
+    # Its begin and its end. Source: ``processing_gemma4.py``, ``replace_image_token``.
+    tags=lambda sizes, views: 2,
     shipped=("gemma-4-e2b",),
     notes=(
         "transformers pads a page to the most tokens that it may have, and executes the padding like the page; the "

@@ -11,6 +11,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
+from stagemeter.models.builders.page_stages import image_tokens_of
 from stagemeter.models.builders.text import dense_then_experts
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
@@ -79,6 +80,8 @@ def glm_v_family(
             ),
         ),
         pages=Pages(_page, values=True),
+        # ``<|begin_of_image|>`` and ``<|end_of_image|>``, which the chat template writes.
+        tags=lambda sizes, views: 2,
         shipped=shipped,
         notes=(
             "a page is doubled to fill the two pictures that a patch spans, and limits of pixels hold for both "
@@ -109,7 +112,7 @@ def _merger(sizes: GlmVArchitecture) -> list[LinearSize]:
 
 
 def _page(model: Any, sizes: GlmVArchitecture, workload: Workload) -> dict[str, Any]:
-    patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
+    patches = image_tokens_of(workload) * sizes.vision.merge_size**2
     return {
         "pixel_values": empty(model, patches, sizes.vision.vit.patch_elements),
         "image_grid_thw": patch_grid(model, sizes.vision.patch_size, workload),
@@ -122,7 +125,7 @@ def _run_vision(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None
 
 
 def _run_merger(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None:
-    vision, tokens = sizes.vision, workload.batch_size * workload.image_tokens
+    vision, tokens = sizes.vision, image_tokens_of(workload)
     patches = empty(model, tokens, vision.hidden, vision.merge_size, vision.merge_size)
     model.get_submodule(_MERGER)(model.get_submodule(_DOWNSAMPLE)(patches).view(tokens, vision.outputs))
 

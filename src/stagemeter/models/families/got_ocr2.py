@@ -112,6 +112,8 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_page),
+    # One ``<img>`` and one ``</img>`` are around all pages. Source: ``processing_got_ocr2.py``.
+    tags=lambda sizes, views: 0,
     shipped=("got-ocr2",),
     notes=(
         "a page is one view; tiles are counted where the image processor's file has crop_to_patches, though "

@@ -10,7 +10,7 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.builders.encoders import square_encoder, square_projector
+from stagemeter.models.builders.encoders import square_encoder, square_projector, views_of
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.families import text_decoder
@@ -105,11 +105,21 @@ def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
     return math.ceil(int(rows * side * ratio) / side), rows
 
 
+def _tags(sizes: VisionLanguageArchitecture, views: PageViews) -> int:
+    """Return the tokens around the views of a page.
+
+    Two are before each tile, a line break behind each row of tiles, a second one behind all of them, and three around
+    the whole page. Line breaks beside each other are one token. Source: transformers, ``processing_idefics3.py``,
+    ``_prompt_split_image``.
+    """
+    return 3 + (2 * views.local_views + views.tile_grid[1] if views.local_views else 0)
+
+
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return pixels other than zeros, which would be padding."""
+    """Return pixels other than zeros, which would be padding: all views of a request side by side."""
     import torch
 
-    side, views = sizes.vision.image_size, workload.global_views + workload.local_views
+    side, views = sizes.vision.image_size, views_of(workload) // workload.batch_size
     shape = (workload.batch_size, views, CHANNELS, side, side)
     # One expanded element: its value is known for any batch.
     return {
@@ -130,6 +140,7 @@ FAMILY = vision_language_family(
         square_projector("model.connector", shape=lambda sizes: (sizes.vision.tokens, sizes.vision.hidden)),
     ),
     pages=Pages(_page, values=True),
+    tags=_tags,
     language=DecoderModules("model.text_model"),
     shipped=("smolvlm-256m", "granite-docling-258m"),
     notes=("what the processor writes around the tokens of a tile counts as text",),

@@ -59,5 +59,7 @@ FAMILY = vision_language_family(
     rules=_rules,
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
+    # ``<img>`` and ``</img>``. Source: ``processing_internvl.py``.
+    tags=lambda sizes, views: 2,
     shipped=("internvl3-1b", "qianfan-ocr-default"),
 )

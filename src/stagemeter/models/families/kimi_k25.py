@@ -12,7 +12,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
-from stagemeter.models.builders.page_stages import Calls
+from stagemeter.models.builders.page_stages import Calls, batches_of_pages, image_tokens_of
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
@@ -48,6 +48,7 @@ def moonvit_family(
     encoder: str,
     projector: str,
     page_by_page: bool,
+    tags: int,
     shipped: Sequence[str],
     notes: Sequence[str | Note] = (),
 ) -> Family[MoonViTArchitecture]:
@@ -55,6 +56,7 @@ def moonvit_family(
 
     `resizing` returns a function that resizes a width and a height to whole tokens. With `page_by_page`, the projector
     runs once for each page, on patches as they come; else once for all, on patches that the encoder put side by side.
+    `tags` are around the image tokens of each page.
     For the other arguments, see `vision_language_family`.
     """
 
@@ -66,8 +68,9 @@ def moonvit_family(
         return PageRules(lambda width, height: vision.patches.views(1, resize(width, height)))
 
     def merging_calls(sizes: MoonViTArchitecture, workload: Workload) -> list[Variables]:
-        calls, pages = (workload.batch_size, 1) if page_by_page else (1, workload.batch_size)
-        return [{"calls": calls, "tokens": pages * workload.image_tokens}]
+        if page_by_page:
+            return [{"calls": one.batch_size, "tokens": one.image_tokens} for one in batches_of_pages(workload)]
+        return [{"calls": 1, "tokens": image_tokens_of(workload)}]
 
     def run_encoder(model: Any, sizes: MoonViTArchitecture, workload: Workload) -> None:
         page = _page(model, sizes, workload)
@@ -75,7 +78,7 @@ def moonvit_family(
         model.get_submodule(encoder)(pixels, grid_thw=page["image_grid_thw"])
 
     def merging_inputs(model: Any, sizes: MoonViTArchitecture, workload: Workload) -> tuple[Any, ...]:
-        tokens, side_by_side = workload.batch_size * workload.image_tokens, sizes.vision.merge_size**2
+        tokens, side_by_side = image_tokens_of(workload), sizes.vision.merge_size**2
         if page_by_page:
             grid = patch_grid(model, sizes.vision.patch_size, workload)
             return empty(model, tokens * side_by_side, sizes.vision.hidden), grid
@@ -100,6 +103,7 @@ def moonvit_family(
             ),
         ),
         pages=Pages(_page, values=True),
+        tags=lambda sizes, views: tags,
         shipped=shipped,
         notes=notes,
     )
@@ -108,7 +112,7 @@ def moonvit_family(
 def _page(model: Any, sizes: MoonViTArchitecture, workload: Workload) -> dict[str, Any]:
     """Return the patches of the pages of a batch, and their grids."""
     vision = sizes.vision
-    patches = workload.batch_size * workload.image_tokens * vision.merge_size**2
+    patches = image_tokens_of(workload) * vision.merge_size**2
     return {
         "pixel_values": empty(model, patches, CHANNELS, vision.patch_size, vision.patch_size),
         "image_grid_thw": patch_grid(model, vision.patch_size, workload),
@@ -165,6 +169,8 @@ FAMILY = moonvit_family(
     projector="model.mm_projector",
     shipped=("kimi-k2.5",),
     page_by_page=False,
+    # ``<|media_begin|>image<|media_content|>`` and ``<|media_end|>``. Source: ``processing_kimi_k25.py``.
+    tags=4,
     notes=(
         LATENT_NOTE,
         "videos are not counted",

@@ -132,6 +132,8 @@ FAMILY = vision_language_family(
     ),
     language=DecoderModules("language_model.model", "language_model.lm_head"),
     pages=Pages(square_pixels, values=True, see=_see),
+    # Its begin, its end, one before the whole page, and one behind each tile. Source: ``processing_llama4.py``.
+    tags=lambda sizes, views: 3 + views.local_views,
     shipped=("llama-4-scout",),
     notes=(
         "a page becomes the tiles that it fits best",

@@ -32,6 +32,7 @@ FAMILY = vision_language_family(
     rules=square_rules(default=224, crops=True),
     stages=(square_encoder(unused_layers=lambda sizes: 1), square_projector()),
     pages=Pages(square_pixels),
+    tags=lambda sizes, views: 0,
     shipped=("llava-1.5-7b",),
     notes=("features come from the encoder's last layer but one; transformers also executes the last, unused",),
 )

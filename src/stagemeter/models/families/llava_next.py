@@ -7,6 +7,7 @@ Source: transformers, ``modeling_llava_next.py``, ``modeling_llava_onevision.py`
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import square_encoder, square_projector
+from stagemeter.models.builders.page_stages import batches_of_pages
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
@@ -88,7 +90,10 @@ def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
         tokens = sizes.projector.tokens + tokens_of_tiles(sizes, width, height, columns, rows)
         return PageViews(1, columns * rows, side, side, (columns, rows), tokens)
 
-    return PageRules(page)
+    # Pages among several become one view and a newline. Source: ``processing_llava_onevision.py``,
+    # ``replace_image_token``; ``modeling_llava_onevision.py``, ``need_patching``.
+    one = PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens + 1)
+    return PageRules(page, among=(lambda width, height: one) if onevision else None)
 
 
 def best_canvas(canvases: Canvases, width: int, height: int) -> tuple[int, int]:
@@ -124,19 +129,33 @@ def tokens_of_tiles(sizes: TiledArchitecture, width: int, height: int, columns: 
     return (across + 1) * down
 
 
-def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
+def _page(model: Any, sizes: TiledArchitecture, workload: Workload) -> dict[str, Any]:
     """Return the views, and the size of the page, from which the model derives their grid."""
     import torch
 
-    side, views = sizes.vision.image_size, workload.global_views + workload.local_views
-    size = [workload.image_height, workload.image_width]
-    # The model chooses a canvas again; offer only that of the page.
-    columns, rows = workload.tile_grid
-    model.config.image_grid_pinpoints = [[rows * side, columns * side]]
+    side, pages = sizes.vision.image_size, batches_of_pages(workload)
+    # The model chooses a canvas again; offer only those of the pages.
+    canvases = {(one.tile_grid[1] * side, one.tile_grid[0] * side) for one in pages}
+    model.config.image_grid_pinpoints = sorted(map(list, canvases), key=_place_in(sizes.canvases))
+    heights_and_widths = [[one.image_height, one.image_width] for one in pages for _ in range(one.batch_size)]
+    # Pages with fewer views are padded, and the padding is cut off.
+    views = max(one.global_views + one.local_views for one in pages)
+    several = {}
+    if sizes.most_views and workload.further_pages is not None:
+        # Pages beside others that the cache holds are among several, too.
+        numbers = [max(2, len(heights_and_widths) // workload.batch_size)] * workload.batch_size
+        several["batch_num_images"] = torch.tensor(numbers, device=model.device)
     return {
-        "pixel_values": empty(model, workload.batch_size, views, CHANNELS, side, side),
-        "image_sizes": torch.tensor([size] * workload.batch_size, device=model.device),
+        "pixel_values": empty(model, len(heights_and_widths), views, CHANNELS, side, side),
+        "image_sizes": torch.tensor(heights_and_widths, device=model.device),
+        **several,
     }
+
+
+def _place_in(canvases: Canvases) -> Callable[[list[int]], int]:
+    """Return a key that sorts canvases as the model's configuration does: of equally good ones, the first wins."""
+    places = {tuple(canvas): place for place, canvas in enumerate(canvases)}
+    return lambda canvas: places.get(tuple(canvas), len(places))
 
 
 FAMILY = vision_language_family(
@@ -152,6 +171,7 @@ FAMILY = vision_language_family(
         square_projector(),
     ),
     pages=Pages(_page, values=True),
+    tags=lambda sizes, views: 0,
     shipped=("llava-1.6-mistral-7b", "llava-onevision-0.5b"),
     notes=(
         "with CLIP, features come from the encoder's last layer but one; transformers also executes the last, unused",

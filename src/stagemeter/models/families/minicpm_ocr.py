@@ -13,7 +13,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, linear, self_attention
 from stagemeter.models.builders.encoders import view_size
-from stagemeter.models.builders.page_stages import Calls, page_stage
+from stagemeter.models.builders.page_stages import Calls, batches_of_pages, image_tokens_of, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
@@ -184,6 +184,14 @@ def _tokens_of_views(sizes: MiniCPMOcrArchitecture, workload: Workload) -> tuple
     return whole, (workload.image_tokens - whole) // max(workload.local_views, 1)
 
 
+def _tags(sizes: MiniCPMOcrArchitecture, views: PageViews) -> int:
+    """Return the tokens around the views of a page: its number in tags, two for each view, a break between rows.
+
+    Source: transformers, ``processing_minicpm_ocr.py``, ``replace_image_token``, ``_prepend_local_ids``.
+    """
+    return 3 + 2 * (1 + views.local_views) + (views.tile_grid[1] - 1)
+
+
 def _calls(sizes: MiniCPMOcrArchitecture, workload: Workload) -> list[Variables]:
     page, one = _tokens_of_views(sizes, workload)
     return [{"pages": workload.batch_size, "page": page, "slices": workload.local_views, "slice": one}]
@@ -234,14 +242,15 @@ def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict
     """Return the patches of all views of a batch, side by side, and the rows and columns of each view."""
     import torch
 
-    width, height = view_size(workload)
-    _, tokens = _tokens_of_views(sizes, workload)
-    views = [(width, height)]
-    if workload.local_views:
-        # Any shape with as many tokens works: each patch attends to all others of its view.
-        across = max(side for side in range(1, math.isqrt(tokens) + 1) if not tokens % side)
-        views += [(across * sizes.block, tokens // across * sizes.block)] * workload.local_views
-    views *= workload.batch_size
+    views = []
+    for one in batches_of_pages(workload):
+        page = [view_size(one)]
+        if one.local_views:
+            # Any shape with as many tokens works: each patch attends to all others of its view.
+            _, tokens = _tokens_of_views(sizes, one)
+            across = max(side for side in range(1, math.isqrt(tokens) + 1) if not tokens % side)
+            page += [(across * sizes.block, tokens // across * sizes.block)] * one.local_views
+        views += page * one.batch_size
     grids = [[height // sizes.patch_size, width // sizes.patch_size] for width, height in views]
     patches = sum(rows * columns for rows, columns in grids)
     return {
@@ -258,7 +267,7 @@ def _merger_inputs(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload
     grids = _page(model, sizes, workload)["target_sizes"]
     if sizes.merge_after:
         grids = grids // _MERGED
-    patches = workload.batch_size * workload.image_tokens * _MERGED**2
+    patches = image_tokens_of(workload) * _MERGED**2
     return empty(model, 1, patches, sizes.hidden), grids
 
 
@@ -270,6 +279,12 @@ _CALLS = Calls(
         "slice": "tokens of one slice",
     },
     _calls,
+    page_by_page=True,
+)
+#: The merger reads its weights for each view.
+_MERGER_CALLS = Calls(
+    _CALLS.variables,
+    lambda sizes, workload: [call for one in batches_of_pages(workload) for call in _calls(sizes, one)],
 )
 
 FAMILY = vision_language_family(
@@ -296,15 +311,16 @@ FAMILY = vision_language_family(
             modules=(_MERGER,),
             operators=_merger_operators,
             parameters=lambda sizes: 8 * sizes.hidden + linears_parameters(sizes.merger),
-            calls=_CALLS,
+            calls=_MERGER_CALLS,
             inputs=_merger_inputs,
         ),
     ),
     pages=Pages(_page, values=True),
+    tags=_tags,
     shipped=("minicpm-ocr-default",),
     notes=(
         "a page is one view as a whole and, if it is large, several slices; the tokens that the processor writes "
-        "around them count as text",
+        "around them count as text; around further pages, the number of each counts as one token",
         "transformers executes the output head on every position of a prompt; the model needs it on the last",
         *TEXT.notes,
         "videos are not counted",

@@ -7,14 +7,15 @@ All pages of a batch go through the encoder as one sequence. Source: transformer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
+from stagemeter.models.builders.encoders import padded_size, patch_encoder, projector_stage, view_size
+from stagemeter.models.builders.page_stages import batches_of_pages, image_tokens_of
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
@@ -69,15 +70,16 @@ def pixtral_family(
     projector: str = PROJECTOR,
     notes: Sequence[str] = (),
     own_patches: bool = False,
+    tags: Callable[[PixtralArchitecture, PageViews], int] = lambda sizes, views: 0,
 ) -> Family[PixtralArchitecture]:
     """Make a family of Pixtral's vision transformer and a decoder.
 
     With `own_patches`, pages are resized to the image processor's patches rather than to whole tokens. For the other
-    arguments, see `vision_language_family`.
+    arguments, see `vision_language_family` and `Family`.
     """
 
     def projector_inputs(model: Any, sizes: PixtralArchitecture, workload: Workload) -> tuple[Any, ...]:
-        rows = workload.batch_size * patches_of_view(sizes.patch_size, workload)
+        rows = image_tokens_of(workload) * sizes.merge_size**2
         return empty(model, rows, sizes.hidden), _image_sizes(model, workload)
 
     return vision_language_family(
@@ -104,12 +106,13 @@ def pixtral_family(
             ),
         ),
         pages=Pages(_page, values=True),
+        tags=tags,
         shipped=shipped,
         notes=(
             Note(
                 "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps "
                 "pages apart: what is executed has attention among all of them, what the model needs within each",
-                applies=lambda decoder, workload: workload.batch_size > 1,
+                applies=lambda decoder, workload: workload.batch_size * workload.pages > 1,
             ),
             *notes,
         ),
@@ -177,16 +180,14 @@ def _image_sizes(model: Any, workload: Workload) -> Any:
     """Return heights and widths of the views of a batch, which the model's code reads."""
     import torch
 
-    width, height = view_size(workload)
-    return torch.tensor([[height, width]] * workload.batch_size, device=model.device)
+    pages = [(view_size(one), one.batch_size) for one in batches_of_pages(workload)]
+    return torch.tensor([size[::-1] for size, number in pages for _ in range(number)], device=model.device)
 
 
 def _page(model: Any, sizes: PixtralArchitecture, workload: Workload) -> dict[str, Any]:
-    width, height = view_size(workload)
-    return {
-        "pixel_values": empty(model, workload.batch_size, CHANNELS, height, width),
-        "image_sizes": _image_sizes(model, workload),
-    }
+    """Return the pages of a batch, padded to one size, and the size of each."""
+    (width, height), image_sizes = padded_size(workload), _image_sizes(model, workload)
+    return {"pixel_values": empty(model, len(image_sizes), CHANNELS, height, width), "image_sizes": image_sizes}
 
 
 FAMILY = pixtral_family(
@@ -194,5 +195,7 @@ FAMILY = pixtral_family(
     title="Mistral Small 3.1 and later: a page at its own resolution through Pixtral's encoder",
     model_types=("mistral3",),
     shipped=("mistral-small-3.1-24b",),
+    # A token ends each row. Source: ``processing_pixtral.py``, ``replace_image_token``.
+    tags=lambda sizes, views: views.height // sizes.block,
     notes=("the token that a processor writes after each row of a page's tokens counts as text",),
 )

@@ -60,10 +60,12 @@ FAMILY = moonvit_family(
     projector="model.projector",
     shipped=("paddleocr-vl",),
     page_by_page=True,
+    # ``<|IMAGE_START|>`` and ``<|IMAGE_END|>``, which the chat template writes.
+    tags=2,
     notes=(
         Note(
             "transformers runs the projector page by page",
-            applies=lambda decoder, workload: workload.batch_size > 1,
+            applies=lambda decoder, workload: workload.batch_size * workload.pages > 1,
         ),
     ),
 )

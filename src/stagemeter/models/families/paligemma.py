@@ -39,6 +39,7 @@ FAMILY = vision_language_family(
     rules=square_rules(default=224, crops=False),
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
+    tags=lambda sizes, views: 0,
     shipped=("paligemma-3b",),
     notes=("tokens of a page and its prompt attend to one another both ways: all pairs of a prefill are visible",),
     causal=False,

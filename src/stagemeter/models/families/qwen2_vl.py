@@ -13,7 +13,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
-from stagemeter.models.builders.page_stages import Calls
+from stagemeter.models.builders.page_stages import Calls, batches_of_pages, image_tokens_of
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
@@ -94,6 +94,8 @@ def qwen_vl_family(
         shipped=shipped,
         notes=notes,
         videos=True,
+        # ``<|vision_start|>`` and ``<|vision_end|>``, which the chat template writes.
+        tags=lambda sizes, views: 2,
         **options,
     )
 
@@ -142,6 +144,7 @@ _CALLS = Calls(
         "pairs": "pairs of patches within the windows of one view; 0 without windows",
     },
     _calls,
+    page_by_page=True,
 )
 
 
@@ -150,10 +153,12 @@ def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[s
     import torch
     from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_window_index
 
-    vision, views, batch = sizes.vision, workload.global_views, workload.batch_size
-    width, height = view_size(workload)
-    grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * batch)
-    patches = batch * views * patches_of_view(vision.patch_size, workload)
+    vision, grids = sizes.vision, []
+    for one in batches_of_pages(workload):
+        width, height = view_size(one)
+        grids += [[one.global_views, height // vision.patch_size, width // vision.patch_size]] * one.batch_size
+    grid = torch.tensor(grids)
+    patches = image_tokens_of(workload) * vision.merge_size**2
     inputs = {
         "pixel_values": empty(model, patches, vision.vit.patch_elements),
         "grid_thw": grid,
@@ -183,7 +188,7 @@ def _run_vision(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> No
 
 
 def _run_merger(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> None:
-    patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
+    patches = image_tokens_of(workload) * sizes.vision.merge_size**2
     deep = model.get_submodule(_DEEP_MERGERS) if sizes.vision.deep_mergers else []
     for merger in (model.get_submodule(_MERGER), *deep):
         merger(empty(model, patches, sizes.vision.hidden))

@@ -62,6 +62,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = replace(
     name="unlimited-ocr",
     title="Unlimited-OCR: DeepSeek-OCR with a window over what was generated",
     rules=_rules,
+    tags=lambda sizes, views: 0,
     modes={},
     takes=_takes,
     architecture_from_config=partial(architecture_from_config, window=True),

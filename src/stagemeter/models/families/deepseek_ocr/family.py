@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_without_weights
-from stagemeter.models.builders.page_stages import page_passes
+from stagemeter.models.builders.page_stages import batches_of_pages, page_passes
 from stagemeter.models.builders.view_groups import group_projector, group_stage, sam_stage, tiled_pages
 from stagemeter.models.builders.vision_language import LANGUAGE, VISION
 from stagemeter.models.decoder.decoder import Decoder
@@ -77,7 +77,8 @@ def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> 
 def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
     """Return the arguments of the whole model for the pages of a batch."""
     page = tiled_pages(model, architecture, workload)
-    return page | {"patches_grid": [list(workload.tile_grid)] * workload.batch_size} if workload.local_views else page
+    grids = [list(one.tile_grid) for one in batches_of_pages(workload) for _ in range(one.batch_size)]
+    return page | {"patches_grid": grids} if "num_local_patches" in page else page
 
 
 def _feature_maps(model: Any, architecture: DeepseekOCRArchitecture, group: ViewGroup) -> tuple[Any, ...]:

@@ -1,0 +1,68 @@
+"""Several pages of one request: on the command line, in a file of settings, and in what commands print."""
+
+import json
+
+import pytest
+from PIL import Image
+
+ESTIMATE = ("analyze", "--estimate", "--no-track", "--new-tokens", "1", "--model", "qwen2.5-vl-7b")
+
+
+def workload_of(ended):
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)["metadata"]["workload"]
+
+
+def test_pages_of_a_request_are_given_one_by_one(stagemeter, folder):
+    for name, size in (("a.png", (800, 600)), ("b.png", (448, 336))):
+        Image.new("RGB", size).save(folder / name)
+    sizes = workload_of(stagemeter(*ESTIMATE, "--page-size", "800x600", "--page-size", "448x336", "--json"))
+    pictures = workload_of(stagemeter(*ESTIMATE, "--image", "a.png", "--image", "b.png", "--json"))
+    assert sizes == pictures
+    (further,) = sizes["further_pages"]
+    assert (further["times"], further["image_tokens"], further["tags"]) == (1, 192, 2)
+    assert sizes["prompt_tokens"] == 609 + 192 + 2 + 10
+    (folder / "pages.yaml").write_text("sample_image_path: a.png\nfurther_pages: [448x336]\n")
+    mixed = stagemeter(*ESTIMATE, "--config", "pages.yaml", "--json")
+    assert workload_of(mixed) == sizes
+    # A page of the command line takes the place of all pages of the file.
+    over = workload_of(stagemeter(*ESTIMATE, "--config", "pages.yaml", "--page-size", "900x700", "--json"))
+    assert (over["image_width"], over["further_pages"]) == (900, None)
+
+
+def test_equal_pages_are_a_group(stagemeter, folder):
+    workload = workload_of(stagemeter(*ESTIMATE, "--images-per-request", "1000", "--page-size", "800x600", "--json"))
+    (further,) = workload["further_pages"]
+    assert further["times"] == 999
+    assert workload["prompt_tokens"] == 1000 * 609 + 999 * 2 + 10
+    ended = stagemeter(*ESTIMATE, "--images-per-request", "1000", "--page-size", "800x600")
+    assert "1,000 pages of 800x600, mode own: 1 x 812x588 each; 609,000 image + 1,998 around them + 10" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images-per-request", "0"], "--images-per-request: 0 cannot be used. Give a whole number from 1 to"),
+        (["--images-per-request", "2", "--page-size", "9x9", "--page-size", "8x8"], "and 2 pages are given"),
+        (["--video-frames", "4", "--images-per-request", "2"], "--video-frames: 4 beside several pages"),
+        (["--page-size", "800x600", "--image", "a.png"], "--image"),
+        (["--page-size", "800x600", "--page-size", "1x"], "'1x' is not a page size"),
+        (["--image", "no.png", "--image", "no.png"], "no.png"),
+        (["--images-per-request", "2", "--cached-tokens", "5000"], "cuts page 2 of 2"),
+        (["--model", "trocr-base", "--images-per-request", "2"], "trocr-base (trocr) is counted with one page"),
+        (["--model", "llama-3.2-11b-vision", "--images-per-request", "2"], "(mllama) is counted with one page"),
+    ],
+)
+def test_pages_that_cannot_be_are_refused_in_one_line(stagemeter, folder, arguments, message):
+    ended = stagemeter(*ESTIMATE, *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.strip().splitlines()) == 1
+    assert message in ended.err
+
+
+def test_cached_pages_are_not_encoded(stagemeter, folder):
+    pages = ("--page-size", "800x600", "--page-size", "448x336", "--json")
+    ended = stagemeter(*ESTIMATE, *pages, "--cached-tokens", "609")
+    second = stagemeter(*ESTIMATE, "--page-size", "448x336", "--json")
+    vit, alone = (json.loads(one.out)["stages"]["vit"]["flops"] for one in (ended, second))
+    assert vit == alone

@@ -1,0 +1,86 @@
+"""Requests of several pages: three ways of counting are equal, and each page counts on its own."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import Phase, given, reject, settings
+from hypothesis import strategies as st
+from small_vision_language_models import KINDS, describe
+from tier_costs import costs
+
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.core.cost import total
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.closed_form import coefficients, evaluate_both, needed_cost, stage_cost
+from stagemeter.models.families import families
+
+FAMILIES = families()
+#: Patches of a page, tiles.
+DIFFERENT = ("qwen2_5_vl", "internvl")
+#: A page a request.
+ALONE = ("mllama",)
+few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+sides = st.integers(28, 500)
+by_kind = pytest.mark.parametrize(
+    "kind",
+    [kind if kind in DIFFERENT else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in ALONE],
+)
+
+
+@st.composite
+def requests(draw):
+    """A page and 1 to 3 further ones, some of them equal; maybe some whole pages in the cache."""
+    further = draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=2))
+    further += draw(st.sampled_from([[], further[-1:]]))
+    return AnalysisConfig(
+        image_w=draw(sides),
+        image_h=draw(sides),
+        further_pages=tuple(f"{width}x{height}" for width, height in further),
+        text_tokens=draw(st.integers(2, 9)),
+        new_tokens=draw(st.integers(1, 4)),
+        batch_size=draw(st.integers(1, 2)),
+        seq_len=draw(st.none() | st.integers(1, 60)),
+    )
+
+
+def plan(request, described):
+    """Plan a request, none of whose pages the model refuses."""
+    try:
+        return plan_request(request, described)
+    except StagemeterError:
+        reject()
+
+
+def maybe_cached(data, workload, described):
+    """The workload, or with some whole pages in the cache."""
+    if workload.prompt_tokens <= workload.all_image_tokens + workload.tags or described.family.name == "paligemma":
+        return workload
+    whole = data.draw(st.integers(0, workload.pages))
+    return replace(workload, cached_tokens=workload.end_of_page(whole) or None)
+
+
+@by_kind
+@few
+@given(st.data())
+def test_isolated_extracted_and_analytic_are_equal(kind, data):
+    described = describe(data.draw(KINDS[kind]))
+    family, sizes = described.family, described.architecture
+    workload = maybe_cached(data, plan(data.draw(requests()), described), described)
+    model = family.build(sizes, described.config)
+    isolated = isolated_tier(family.stages, model, sizes, workload)
+    extracted = extracted_tier(family, model, sizes, workload)
+    analytic = analytic_tier(family, sizes, workload)
+    assert costs(isolated) == costs(extracted) == costs(analytic)
+    whole = total(count.cost for name, count in extracted.stages.items() if name != "decode")
+    assert replace(extracted.passes["forward"].of(""), macs_causal=whole.macs_causal) == whole
+    # A report's coefficients give the same, after JSON, too.
+    again = Workload.from_json(json.dumps(workload.to_dict()))
+    assert again == workload == Workload.from_dict(workload.to_dict())
+    needed, executed = evaluate_both(coefficients(family, sizes), family, again)
+    for stage in family.stages:
+        assert needed[stage.name] == needed_cost(stage, sizes, workload)
+        assert executed[stage.name] == stage_cost(stage, sizes, workload)
