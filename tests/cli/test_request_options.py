@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 
 
@@ -78,3 +79,55 @@ def test_plans_that_a_log_contradicts_are_refused(stagemeter, log, options, reas
     ended = stagemeter(*PLAN, *options)
     assert ended.code == 2
     assert reason in ended.err
+
+
+def test_sweep_has_a_row_for_each_combination(stagemeter, folder, log):
+    models = "llama-3.1-8b,deepseek-v3"
+    asked = ("sweep", "--requests", log, "--skip-bad", "--model", models, "--dtype", "bf16,float32")
+    ended = stagemeter(*asked, "--no-track", "--json")
+    table = pandas.read_parquet(folder / "sweep.parquet")
+    assert (ended.code, len(table), len(json.loads(ended.out)["rows"])) == (0, 4, 4)
+    for row in table.to_dict("records"):
+        one = ("--requests", log, "--skip-bad", "--model", row["model"], "--dtype", row["dtype"])
+        costs = json.loads(stagemeter("analyze", *one, "--no-track", "--json").out)
+        for quantity in ("flops", "flops_causal", "flops_executed", "kv_bytes_read", "kv_bytes_written"):
+            for stage in ("prefill", "decode"):
+                assert row[f"log_{quantity}/{stage}"] == costs["stages"][stage][quantity]
+
+
+def test_sweep_of_pages_says_that_prompts_stay(stagemeter, folder):
+    log = folder / "log.csv"
+    log.write_text("prompt_tokens,output_tokens,image_sizes\n9000,5,1654x2339\n", encoding="utf-8")
+    limits = ("--max-pixels", "1003520,2007040")
+    ended = stagemeter("sweep", "--requests", log, "--model", "qwen2.5-vl-7b", *limits, "--no-track")
+    assert "note: prompt tokens are those of the log in each row" in ended.out
+    fewer, more = pandas.read_parquet(folder / "sweep.parquet")["log_flops/vit"]
+    assert fewer < more
+
+
+def test_sums_beyond_64_bits_are_exact_in_the_table(stagemeter, folder):
+    log = folder / "log.csv"
+    log.write_text("prompt_tokens,output_tokens\n" + "1000000,1000000\n" * 20, encoding="utf-8")
+    ended = stagemeter("sweep", "--requests", log, "--model", "llama-3.1-8b", "--no-track", "--json")
+    (row,) = json.loads(ended.out)["rows"]
+    assert row["log_flops/total"] > 2**63
+    assert int(pandas.read_parquet(folder / "sweep.parquet")["log_flops/total"][0]) == row["log_flops/total"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--batch-size", "2"], "--batch-size 2: each request says its own"),
+        (["--device", "H100"], "--device H100: `plan --requests` bounds a log on a device"),
+        (["--max-pixels", "9"], "--max-pixels: 9 means nothing to llama-3.1-8b"),
+        (["--mode", "tiny"], "mode: llama-3.1-8b has no modes"),
+        (["--resume"], "--resume: a sweep of a log takes no such option"),
+        (["--output", "x.csv"], "names no Parquet file"),
+        ([], "log.csv: line 4: cached_tokens 9 are more"),
+    ],
+)
+def test_sweeps_that_a_log_contradicts_are_refused(stagemeter, folder, log, options, reason):
+    ended = stagemeter("sweep", "--model", "llama-3.1-8b", "--requests", log, "--no-track", *options)
+    assert ended.code == 2
+    assert reason in ended.err
+    assert not (folder / "sweep.parquet").exists()

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import mlflow
 import pytest
 
 from stagemeter import AnalysisConfig, StagemeterError, TrackingError, compare_runs
 from stagemeter.application import requests as application
+from stagemeter.application.sweep_requests import sweep_requests_and_log
 from stagemeter.core.metrics import METRICS, STATIC, log_values
+from stagemeter.sweeping.build import SweepSettings
 
 LOG = "prompt_tokens,cached_tokens,output_tokens\n8192,0,512\n8192,8000,512\n300,,40\n"
 
@@ -82,3 +85,18 @@ def test_files_are_written_before_a_store_fails(logged, monkeypatch, tmp_path):
 def test_comparison_refuses_logs(logged):
     with pytest.raises(StagemeterError, match=r"holds the costs of a log.*Compare logs in MLflow"):
         compare_runs([logged().run_id, logged(LOG + "9,0,2\n").run_id])
+
+
+def test_sweep_of_a_log_is_one_run_with_its_table(experiment, runs, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text(LOG, encoding="utf-8")
+    settings = SweepSettings(model="llama-3.1-8b", dtype="bfloat16,float32")
+    swept = sweep_requests_and_log(settings, log, tmp_path / "sweep.parquet", experiment=experiment)
+    (run,) = runs()
+    assert (run.info.run_id, run.info.status, run.data.tags["stagemeter.kind"]) == (swept.run_id, "FINISHED", "sweep")
+    assert run.data.params["dtype"] == "bfloat16,float32"
+    assert run.data.params["log_sha256"] == hashlib.sha256(LOG.encode()).hexdigest()
+    assert run.data.metrics == {"sweep/workloads": 2}
+    assert "float32" in run.data.tags["mlflow.note.content"]
+    stored = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/sweep.parquet")
+    assert Path(stored).read_bytes() == swept.output.read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import size_of_page
+from stagemeter.analysis.pages import settings_of, size_of_page
 from stagemeter.analysis.request_costs import RequestCosts
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.log import open_log
@@ -108,6 +108,8 @@ def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool) -> tuple[Reque
                 "none, or give --page-size for all"
             )
         page = None if requests.has_pages else size_of_page(config)
+    else:
+        settings_of(config).refuse_unused(model.name, model.family.name)
     costs = RequestCosts(model, config, bad, page)
     if requests.unread:
         more = f" and {len(requests.unread) - _NAMED} more" if len(requests.unread) > _NAMED else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.options import corpus_options, no_track_option, output_options, run_options
+from stagemeter.cli.options import corpus_options, log_options, no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT, once
 from stagemeter.cli.workload import SEVERAL_VALUES, WorkloadCommand, swept_options
@@ -15,6 +15,7 @@ from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     from stagemeter.application.sweep import Swept
+    from stagemeter.sweeping.build import SweepSettings
 
 _EPILOG = """\b
 Examples:
@@ -22,6 +23,7 @@ Examples:
   stagemeter sweep --page-size 1240x1754,2480x3508 --device A100-80GB,H100-SXM --output pages.parquet
   stagemeter sweep --images scans/ --mode base,gundam           a corpus: its pages, each in each mode
   stagemeter sweep --pages sizes.csv --new-tokens 1..2048       width,height[,page]
+  stagemeter sweep --model llama-3.1-8b,qwen3-8b --requests log.csv        a whole log a row
   stagemeter sweep --grid grid.yaml --resume
 Commas separate values; first..last:step is a range that includes both ends.
 """
@@ -31,6 +33,7 @@ Commas separate values; first..last:step is a range that includes both ends.
 @click.option("--grid", "grid_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it.")
 @swept_options
 @corpus_options(TEXT)
+@log_options("a row has its costs in all")
 @once(
     "--device",
     metavar="NAME[,...]",
@@ -81,11 +84,14 @@ def sweep(
     run_name: str | None,
     no_track: bool,
     as_json: bool,
+    requests: Path | None,
+    skip_bad: bool,
     **options: Any,
 ) -> None:
     """Tabulate the cost of every combination of settings, one workload a row.
 
     Each model is counted once in full. Its closed form gives the rows, equal to an analysis of each to the integer.
+    With --requests, a row is a whole log, and models, modes, data types, pages and their limits can vary.
     """
     from stagemeter.application.sweep import sweep as evaluate
     from stagemeter.application.sweep import sweep_and_log
@@ -93,6 +99,21 @@ def sweep(
 
     settings = with_overrides(SweepSettings() if grid_file is None else read_settings(grid_file), options)
     target = output or Path("sweep.parquet")
+    if requests is not None:
+        beside = {
+            "--resume": resume,
+            "--estimate": estimate,
+            "--backend": backend != "loky",
+            "--jobs": jobs != -1,
+            "--cluster": cluster,
+            "--child-runs": child_runs,
+        }
+        for option, value in beside.items():
+            if value:
+                raise StagemeterError(f"{option}: a sweep of a log takes no such option. Leave it out")
+        where = None if no_track else {"experiment": experiment, "run_name": run_name}
+        _sweep_requests(settings, requests, target, skip_bad, as_json, where)
+        return
     how: dict[str, Any] = {
         "resume": resume,
         "estimate": estimate,
@@ -124,6 +145,35 @@ def sweep(
         )
     else:
         _say(swept)
+    for line in swept.messages:
+        say(line)
+
+
+def _sweep_requests(
+    settings: SweepSettings, log: Path, target: Path, skip_bad: bool, as_json: bool, where: dict[str, Any] | None
+) -> None:
+    """Print the table of a log, and log it unless `where` is None."""
+    from stagemeter.application.sweep_requests import sweep_requests, sweep_requests_and_log
+    from stagemeter.core.terminal import print_lines, print_table
+    from stagemeter.export.requests import swept_rows
+
+    if where is None:
+        swept = sweep_requests(settings, log, target, skip_bad)
+    else:
+        swept = sweep_requests_and_log(settings, log, target, skip_bad, **where)
+    if as_json:
+        print_json(
+            {
+                "run_id": swept.run_id,
+                "output": str(swept.output),
+                "log": swept.log,
+                "rows": swept.rows,
+                "notes": list(swept.notes),
+            }
+        )
+    else:
+        print_table(swept_rows(swept.rows), title=f"{log.name}, in {swept.output}")
+        print_lines([f"note: {note}" for note in swept.notes])
     for line in swept.messages:
         say(line)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagemeter.core.terminal import print_lines, print_table
@@ -66,6 +66,29 @@ def _remarks(costs: Mapping[str, Any]) -> list[str]:
         if more := left_out["lines"] - min(_ROWS, len(left_out["first"])):
             lines.append(f"{how} {more:,} further {place}s")
     return [*lines, *(f"note: {note}" for note in costs["notes"])]
+
+
+def swept_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the table of a log's costs, a row a combination of the settings that were given."""
+    settings = [name for name in rows[0] if "/" not in name and any(row.get(name) is not None for row in rows)]
+    quantities = {"FLOPs": "log_flops", "by visible pairs": "log_flops_causal", "executed": "log_flops_executed"}
+    moved = {"KV cache read": "log_kv_bytes_read", "written": "log_kv_bytes_written"}
+    table = [[*(name.replace("_", " ") for name in settings), "requests", *quantities, *moved]]
+    for row in rows:
+        numbers = [with_unit(row[f"{name}/total"]) for name in quantities.values()]
+        numbers += [with_unit(row[f"{name}/total"], "B") for name in moved.values()]
+        chosen = ["" if row.get(name) is None else str(row[name]) for name in settings]
+        table.append([*chosen, f"{row['log_count/requests']:,}", *numbers])
+    return table
+
+
+def swept_note(rows: Sequence[Mapping[str, Any]], log: str, notes: Sequence[str]) -> str:
+    """Return the description of the run of a log's sweep."""
+    document = Document()
+    document.header(1, f"{log}: {len(rows):,} combinations of settings")
+    document.table(unbroken(swept_rows(rows)[: _ROWS + 1]))
+    document.section("Notes", notes[:_ROWS])
+    return str(document)
 
 
 def requests_note(costs: Mapping[str, Any]) -> str:
