@@ -234,3 +234,15 @@ def test_wrong_closed_form_is_found_out():
     spoilt = replace(grid, closed_form={**grid.closed_form, "stages": stages})
     lines = wrong(spoilt, 0)
     assert any("macs/clip is" in line for line in lines)
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-vl-7b", "llava-onevision-0.5b"])
+def test_rows_of_several_pages_a_request_equal_their_reports(model):
+    grid = grid_of(model=model, images_per_request="1,3", page_size="800x600,2000x500", batch_size="1,2", device="L40S")
+    assert grid.size == 8
+    assert [wrong(grid, row) for row in range(grid.size)] == [[]] * grid.size
+
+
+def test_models_of_one_page_are_not_swept_with_several():
+    with pytest.raises(StagemeterError, match="images_per_request: 2 pages, and deepseek-ocr"):
+        grid_of(images_per_request="1,2")

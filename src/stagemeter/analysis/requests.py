@@ -55,7 +55,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         raise no_video(f"video_frames {config.video_frames}", model.name)
     further: list[RequestPages] = []
     if family.reads_pages:
-        further = _further_pages(config, model)
+        further = further_pages(config, model)
         page = size_of_page(config)
         views, _ = page_views(config, model, *page, among=bool(further))
     else:
@@ -77,7 +77,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     return workload
 
 
-def _further_pages(config: AnalysisConfig, model: ModelDescription) -> list[RequestPages]:
+def further_pages(config: AnalysisConfig, model: ModelDescription) -> list[RequestPages]:
     """Return the pages behind the first one, or refuse them for a model that takes one page."""
     number, tags = config.images_per_request or 1 + len(config.further_pages or ()), model.family.tags
     if number == 1:

@@ -154,7 +154,7 @@ def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: 
     batches = []
     for workload, same in pages.items():
         report = estimate_model(model, same.config)
-        share = same.count / workload.batch_size
+        share = same.count / (workload.batch_size * max(1, workload.pages))
         flops += share * report["total"]["flops"]
         causal += share * report["total"]["flops_causal"]
         section = roofline_section(report, model.family, model.architecture, peak, model.weights_known)

@@ -146,5 +146,5 @@ def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:
         request = median(profile.request_ms)
         throughput["tokens_per_second/request"] = 1e3 * batch * workload.new_tokens / request
         if workload.global_views:
-            throughput["pages_per_hour/request"] = 3.6e6 * batch / request
+            throughput["pages_per_hour/request"] = 3.6e6 * batch * workload.pages / request
     return throughput

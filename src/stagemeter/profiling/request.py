@@ -93,7 +93,7 @@ def make_request(
         if name in _CACHES:
             continue
         if name in _TOKENS:
-            pages = workload.image_tokens if in_prompt and name == "input_ids" else 0
+            pages = workload.all_image_tokens if in_prompt and name == "input_ids" else 0
             prefill.arguments[name] = _varied_text(words, of_pictures, value, pages, generator)
         elif page is not None and name in page:
             prefill.arguments[name] = page[name].to(value)

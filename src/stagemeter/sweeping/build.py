@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views, settings_of, size_of_page
-from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT
+from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, further_pages
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
-from stagemeter.models.family import NO_PAGE, Family, PageViews
+from stagemeter.models.family import NO_PAGE, Family
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.models.pages.settings import OPTIONS
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table, refuse_resolution
@@ -41,7 +42,7 @@ class SweepSettings:
         Sizes such as ``1240x1754``.
     images, pages : str or None
         A folder of pictures, or a CSV of page sizes, in place of sizes.
-    batch_size, text_tokens, new_tokens : str or None
+    images_per_request, batch_size, text_tokens, new_tokens : str or None
         Numbers and ranges.
     seq_len, decode_context, dpi, min_pixels, max_pixels, max_tiles : str or None
         A single value, as in an analysis. Of several modes, a limit of tiles applies to those that cut any.
@@ -52,6 +53,7 @@ class SweepSettings:
     page_size: str | None = None
     images: str | None = None
     pages: str | None = None
+    images_per_request: str | None = None
     batch_size: str | None = None
     text_tokens: str | None = None
     new_tokens: str | None = None
@@ -113,6 +115,9 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
     for name, axis in _NUMBERS.items():
         for value in (min(asked[axis]), max(asked[axis])):
             AnalysisConfig(**{name: value})
+    several = _values(settings, "images_per_request", numbers)
+    for number in several:
+        AnalysisConfig(images_per_request=number)
     for mode in modes:
         AnalysisConfig(mode=mode)
     for dtype in dtypes:
@@ -128,7 +133,7 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
     for described in models:
         model = described.name
         family, architecture = described.family, described.architecture
-        pages, notes = _planned(modes, corpus, described, limits)
+        pages, notes = _planned(modes, corpus, described, limits, several)
         axes: dict[str, Any] = {**asked, "dtypes": dtypes, "devices": peaks}
         if not family.reads_pages and settings.text_tokens is None:
             axes["text_tokens"] = (DEFAULT_TEXT_PROMPT,)
@@ -195,22 +200,32 @@ def _pages(settings: SweepSettings) -> Corpus:
 
 
 def _planned(
-    modes: Sequence[str], corpus: Corpus, model: ModelDescription, limits: Mapping[str, int]
+    modes: Sequence[str],
+    corpus: Corpus,
+    model: ModelDescription,
+    limits: Mapping[str, int],
+    several: Sequence[int | None],
 ) -> tuple[list[Page], tuple[str, ...]]:
-    """Return every page in every mode of the family, and notes on the pages. Equal sizes are planned once."""
+    """Return requests of each number of every page in every mode of the family, and notes on the pages.
+
+    Equal sizes are planned once.
+    """
     family = model.family
     if not family.reads_pages:
         settings_of(AnalysisConfig(**limits)).refuse_unused(model.name, family.name)
         return [Page(0, 0, NO_PAGE)], ()
     found, notes = [], list(corpus.notes)
-    for mode in modes if family.modes else modes[:1]:
-        asked = {"mode": mode, **limits_of(family, mode, limits, len(modes) > 1)}
-        planned: dict[tuple[int, int], PageViews] = {}
+    for mode, number in product(modes if family.modes else modes[:1], several):
+        asked: dict[str, Any] = {"mode": mode, **limits_of(family, mode, limits, len(modes) > 1)}
+        planned: dict[tuple[int, int], Page] = {}
         for page in corpus.pages:
             size = page.width, page.height
             if size not in planned:
-                config = AnalysisConfig(image_w=page.width, image_h=page.height, **asked)
-                planned[size], limit_notes = page_views(config, model, *size_of_page(config))
+                config = AnalysisConfig(image_w=page.width, image_h=page.height, images_per_request=number, **asked)
+                further = further_pages(config, model)
+                views, limit_notes = page_views(config, model, *size_of_page(config), among=bool(further))
+                more, tags = (further[0].times, further[0].tags) if further else (0, 0)
+                planned[size] = Page(*size, views, more=more, tags=tags)
                 notes += limit_notes
-            found.append(Page(*size, planned[size], page.name))
+            found.append(replace(planned[size], name=page.name))
     return found, tuple(dict.fromkeys(notes))

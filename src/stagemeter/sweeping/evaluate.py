@@ -21,7 +21,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.blocks import larger
 from stagemeter.models.closed_form import evaluate_both
-from stagemeter.models.family import PageViews, bytes_read_of_weights, weight_bytes
+from stagemeter.models.family import RequestPages, bytes_read_of_weights, weight_bytes
 from stagemeter.sweeping.grid import AXES, Grid
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.memory import held_by_stage
@@ -59,12 +59,12 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
     kind: Any = object if grid.wide else np.int64
     taken = {name: values.astype(kind) for name, values in taken.items()}
     item_sizes = np.asarray([ITEM_SIZES[dtype] for dtype in grid.dtypes], kind)[indices["dtypes"]]
-    distinct, which = _distinct_views(grid, indices["pages"])
+    distinct, which = _distinct_pages(grid, indices["pages"])
     costs: Columns = {}
-    for number, views in enumerate(distinct):
+    for number, pages in enumerate(distinct):
         rows = np.flatnonzero(which == number)
         peaks = _peaks(grid, indices, rows)
-        part = _costs(grid, views, {name: values[rows] for name, values in taken.items()}, item_sizes[rows], peaks)
+        part = _costs(grid, pages, {name: values[rows] for name, values in taken.items()}, item_sizes[rows], peaks)
         for name, values in part.items():
             if name not in costs:
                 exact = kind if name in grid.wide else np.int64
@@ -82,10 +82,10 @@ def wide_columns(grid: Grid) -> list[str]:
     }
     item_size = max(ITEM_SIZES[dtype] for dtype in grid.dtypes)
     found = set()
-    for views in {page.views for page in grid.pages}:
+    for pages in {page.request for page in grid.pages}:
         # Closed forms have no negative coefficients, so that the largest variables give the largest value.
-        values = _costs(grid, views, largest, item_size, None)
-        values[NEEDED] = _needed(grid, _workload(grid, views, largest), item_size)
+        values = _costs(grid, pages, largest, item_size, None)
+        values[NEEDED] = _needed(grid, _workload(grid, pages, largest), item_size)
         name = max(values, key=lambda name: values[name])
         if values[name] >= _MOST:
             raise StagemeterError(
@@ -120,6 +120,8 @@ def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) 
         **{name: values for name, values in taken.items() if name != "text_tokens"},
         "dtype": np.asarray(grid.dtypes)[indices["dtypes"]],
     }
+    if any(page.more for page in grid.pages):
+        columns["images_per_request"] = of_pages(lambda page: 1 + page.more)
     if any(page.name is not None for page in grid.pages):
         columns["page"] = of_pages(lambda page: page.name or "")
     if grid.devices:
@@ -128,13 +130,13 @@ def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) 
     return columns
 
 
-def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[PageViews], NDArray[Any]]:
-    """Return the different views of some pages, and the index of the views of each page."""
+def _distinct_pages(grid: Grid, pages: NDArray[Any]) -> tuple[list[RequestPages], NDArray[Any]]:
+    """Return the different pages of some requests, and the index of those of each request."""
     import numpy as np
 
-    numbers: dict[PageViews, int] = {}
+    numbers: dict[RequestPages, int] = {}
     used, inverse = np.unique(pages, return_inverse=True)
-    which = np.asarray([numbers.setdefault(grid.pages[page].views, len(numbers)) for page in used.tolist()])
+    which = np.asarray([numbers.setdefault(grid.pages[page].request, len(numbers)) for page in used.tolist()])
     return list(numbers), which[inverse]
 
 
@@ -153,10 +155,10 @@ def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[
 
 
 def _costs(
-    grid: Grid, views: PageViews, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
+    grid: Grid, pages: RequestPages, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
 ) -> dict[str, Any]:
     """Return the values of some workloads whose pages have equal views, as arrays or single numbers."""
-    workload = _workload(grid, views, taken)
+    workload = _workload(grid, pages, taken)
     costs, runs = evaluate_both(grid.closed_form, grid.family, workload)
     steps, steps_run = costs.pop(DECODE_TOTAL), runs.pop(DECODE_TOTAL)
     request = {**costs, DECODE: steps}
@@ -179,13 +181,14 @@ def _costs(
     return {**context, **values_of(STATIC, counts, swept=True)}
 
 
-def _workload(grid: Grid, views: PageViews, taken: Mapping[str, Any]) -> Workload:
+def _workload(grid: Grid, pages: RequestPages, taken: Mapping[str, Any]) -> Workload:
     """Return the workloads of some rows as one whose fields are arrays."""
     return make_workload(
         grid.family,
         grid.architecture,
         (0, 0),
-        views,
+        pages.views,
+        [replace(pages, times=pages.times - 1)] if pages.times > 1 else [],
         seq_len=grid.seq_len,
         decode_context=grid.decode_context,
         dtype="",

@@ -11,7 +11,7 @@ from typing import Any
 from stagemeter.core.workload import stable_hash
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.families import family_named
-from stagemeter.models.family import Family, PageViews
+from stagemeter.models.family import Family, PageViews, RequestPages
 
 #: Axes of a grid, from the one that changes last to the one that changes with every row.
 AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")
@@ -21,13 +21,20 @@ AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens"
 class Page:
     """A page in a mode: pixels, upright, or zeros for text alone; its views; and its name in a corpus.
 
-    Pages with equal views cost the same.
+    `more` equal pages follow it in the request, with `tags` around each. Pages with equal views cost the same.
     """
 
     width: int
     height: int
     views: PageViews
     name: str | None = None
+    more: int = 0
+    tags: int = 0
+
+    @property
+    def request(self) -> RequestPages:
+        """What the cost of the request follows from: how many pages of which views."""
+        return RequestPages(1 + self.more, (0, 0), self.views, self.tags)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,10 @@ class Grid:
             {
                 "family": self.family_name,
                 "architecture": self.architecture.hash,
-                "pages": [[page.name, page.width, page.height, asdict(page.views)] for page in self.pages],
+                "pages": [
+                    [page.name, page.width, page.height, asdict(page.views), *([page.more] if page.more else [])]
+                    for page in self.pages
+                ],
                 "devices": [{dtype: asdict(peak) for dtype, peak in device.items()} for device in self.devices],
                 **{axis: list(getattr(self, axis)) for axis in AXES if axis not in ("pages", "devices")},
                 "seq_len": self.seq_len,

@@ -27,6 +27,7 @@ def differences(grid: Grid, row: int, report_of: Callable[[AnalysisConfig], Repo
         asked |= {"image_w": found["image_width"], "image_h": found["image_height"]}
         asked |= limits_of(grid.family, found["mode"], grid.limits, several=True)
         asked |= {} if found["mode"] == OWN else {"mode": found["mode"]}
+        asked["images_per_request"] = found.get("images_per_request")
     config = AnalysisConfig(**asked)
     report = report_of(config)
     if grid.devices:
@@ -37,6 +38,7 @@ def differences(grid: Grid, row: int, report_of: Callable[[AnalysisConfig], Repo
         **{field.name: getattr(workload, field.name) for field in fields(Workload)},
         **dict(zip(("view_width", "view_height"), workload.view_size or (workload.base_size,) * 2, strict=True)),
         "tile_grid": "x".join(map(str, workload.tile_grid)),
+        "images_per_request": workload.pages,
         **report_values(report),
     }
     lines = [f"the ways of counting disagree: {line}" for line in report["agreement"]["differences"]]

@@ -56,7 +56,7 @@ def throughput(times: Mapping[str, Any], workload: Workload) -> Throughput:
         return None if milliseconds is None else 1e3 * amount / milliseconds
 
     batch = workload.batch_size
-    pages = per_second(batch, TOTAL) if workload.global_views else None
+    pages = per_second(batch * workload.pages, TOTAL) if workload.global_views else None
     return {
         "first_token_ms": times.get(FORWARD),
         "decode_tokens_per_second": per_second(batch * workload.decode_steps, DECODE_TOTAL),
