@@ -181,6 +181,69 @@ def test_counters_that_run_backwards_are_a_restart_or_the_wrong_order(make):
         read_scrapes(after, before, request_count=3 if make is llama_cpp else None)
 
 
+def vllm(page: str, **more: float) -> str:
+    """A recorded page of vLLM, with further counters of its engine."""
+    lines = [f'vllm:{name}{{engine="0",model_name="./llama"}} {value}\n' for name, value in more.items()]
+    return (RECORDED / f"prefix_cache.{page}.txt").read_text() + "".join(lines)
+
+
+def test_speculation_names_acceptance_and_what_was_computed_in_vain():
+    """A pass of k drafts computes k + 1 tokens and yields the accepted ones and one more."""
+    drafts = (
+        "spec_decode_num_drafts_total",
+        "spec_decode_num_draft_tokens_total",
+        "spec_decode_num_accepted_tokens_total",
+    )
+    pages = (
+        vllm(page, **dict(zip(drafts, counts, strict=True)))
+        for page, counts in (("before", (5, 15, 10)), ("after", (35, 105, 56)))
+    )
+    profile = read_scrapes(*pages)
+    assert profile.metrics["engine/drafts"] == 30
+    assert profile.metrics["engine/draft_acceptance"] == pytest.approx(46 / 90)
+    assert profile.metrics["engine/rejected_draft_tokens"] == 44
+    assert profile.metrics["engine/tokens_per_draft"] == pytest.approx(76 / 30)
+    note = next(note for note in profile.notes if "speculatively (30 drafts)" in note)
+    assert "46 of 90 drafted tokens accepted (51.1%), so 44 more tokens were computed" in note
+    assert "without the model that drafts" in note
+
+
+def test_speculation_of_sglang_lacks_the_number_of_drafted_tokens():
+    line = 'sglang:spec_verify_calls_total{engine_type="unified",model_name="llama"} 38\n'
+    profile = read_scrapes(sglang("before"), sglang("after") + line)
+    assert profile.metrics["engine/tokens_per_draft"] == 2
+    assert any("no number of drafted tokens" in note for note in profile.notes)
+
+
+def test_pictures_are_those_that_the_cache_was_asked_for():
+    """Of the recorded server: 8 pictures, 2 of them sent again."""
+    counts = {"before": (0, 0), "after": (8, 2)}
+    pages = (
+        vllm(page, mm_cache_queries_total=asked, mm_cache_hits_total=hits) for page, (asked, hits) in counts.items()
+    )
+    profile = read_scrapes(*pages)
+    assert (profile.metrics["engine/multimodal_queries"], profile.metrics["engine/multimodal_hits"]) == (8, 2)
+    assert any("8 pictures came in, and the multimodal cache had 2 of them" in note for note in profile.notes)
+
+
+def test_tokens_that_another_server_computed_are_named():
+    pages = [vllm(page) for page in ("before", "after")]
+    kept = [line for line in pages[1].splitlines() if "request_prefill_kv" not in line]
+    moved = [
+        line.replace(" 6688.0", " 6088.0")
+        if 'source="local_cache_hit"' in line
+        else line.replace(" 0.0", " 600.0")
+        if 'source="external_kv_transfer"' in line
+        else line
+        for line in kept
+    ]
+    first = without(pages[0], "request_prefill_kv")
+    profile = read_scrapes(first, "\n".join(moved) + "\n")
+    assert profile.metrics["engine/transferred_prompt_tokens"] == 600
+    assert any("600 prompt tokens came from another server's KV cache" in note for note in profile.notes)
+    assert profile.lengths.computed.total == 2699
+
+
 def test_every_table_names_metrics_of_its_engine_alone():
     for engine in ENGINES:
         assert all(name.startswith(engine.prefixes) for name in engine.wanted), engine.name

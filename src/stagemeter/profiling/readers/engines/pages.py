@@ -14,6 +14,7 @@ from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.checks import milliseconds
+from stagemeter.profiling.readers.engines.further import further_counts
 from stagemeter.profiling.readers.engines.known import ENGINES, engine_of
 from stagemeter.profiling.readers.engines.lengths import computed_tokens, processed_tokens, request_lengths
 from stagemeter.profiling.readers.engines.table import Engine, Mean
@@ -238,10 +239,7 @@ def _work(engine: Engine, grown: Growth, lengths: RequestLengths | None, notes: 
             f"{engine.name}'s own estimate of FLOPs is over all that ran between the scrapes, unfinished requests "
             f"included. {engine.estimate}"
         )
-    drafts = grown.total(engine.speculation.drafts)
-    if drafts:
-        notes.append(
-            f"the engine decoded speculatively ({drafts:g} drafts): it took fewer steps than there are new "
-            f"tokens, so {DECODE} is time per token, not per step"
-        )
-    return metrics
+    steps = None if lengths is None else lengths.new.total - lengths.requests
+    more, said = further_counts(grown, steps)
+    notes += said
+    return metrics | more

@@ -99,6 +99,8 @@ class Engine:
         Our count that the estimate of FLOPs is compared with, and what it counts.
     speculation : Speculation
         Counters of speculative decoding.
+    transferred : tuple of str, optional
+        Counter of prompt tokens from another server, and the label's value of its series.
     parts : tuple of str
         Labels that tell the series of a metric apart. Series that differ in other labels are added up.
     engine_labels : tuple of str
@@ -136,6 +138,7 @@ class Engine:
     estimated_as: Literal["flops", "flops_causal"] = "flops"
     estimate: str = ""
     speculation: Speculation = Speculation()
+    transferred: tuple[str, str] | None = None
     parts: tuple[str, ...] = ("le",)
     engine_labels: tuple[str, ...] = ()
     ranks: tuple[str, ...] = ()
@@ -157,6 +160,7 @@ class Engine:
     def _names(self) -> Iterator[str]:
         yield from (*self.required, *self.created, self.requests, self.estimated_flops)
         yield from (*self.counters.values(), *self.estimated_bytes)
+        yield from self.transferred[:1] if self.transferred else ()
         yield from (self.speculation.drafts, self.speculation.draft_tokens, self.speculation.accepted_tokens)
         for alternatives in (self.forward, self.decode, self.request):
             for time in alternatives:

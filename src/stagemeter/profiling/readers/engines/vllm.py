@@ -15,7 +15,9 @@ estimates; "Production Metrics" in vLLM's documentation lists them):
   included. They replace missing histograms of tokens.
 - ``vllm:estimated_flops_per_gpu_total`` (with ``--enable-mfu-metrics``): vLLM's own closed form: attention, FFN and
   unembedding of the language model, per GPU. No vision encoder; tokens from the prefix cache left out.
-- ``vllm:spec_decode_num_drafts_total``: shows speculative decoding, which is other work than a plain request.
+- ``vllm:spec_decode_num_drafts_total``, ``..._draft_tokens_total``, ``..._accepted_tokens_total``: verification passes
+  of speculative decoding, what they computed beside one token each, and what of it they kept.
+- ``vllm:mm_cache_queries_total`` and ``vllm:mm_cache_hits_total``: pictures looked up in the cache of processed inputs.
 
 All have the label ``model_name`` and, in recent versions, ``engine``. The counters of a model's engines add up; each
 engine has its own devices.
@@ -27,6 +29,7 @@ from stagemeter.profiling.readers.engines.table import Computed, Engine, Mean, S
 _PREFILL, _DECODE = "vllm:request_prefill_time_seconds", "vllm:request_decode_time_seconds"
 _WRITTEN = "vllm:estimated_write_bytes_per_gpu_total"
 _PROMPT, _NEW = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
+_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 
 VLLM = Engine(
     name="vLLM",
@@ -38,7 +41,7 @@ VLLM = Engine(
     new=Tokens("vllm:request_generation_tokens", ((_NEW,),)),
     computed=(
         Computed("vllm:request_prefill_kv_computed_tokens", "histogram"),
-        Computed("vllm:prompt_tokens_by_source_total", "computed", "local_compute"),
+        Computed(_BY_SOURCE, "computed", "local_compute"),
         Computed("vllm:prompt_tokens_cached_total", "cached"),
         Computed("vllm:prefix_cache_hits_total", "cached"),
     ),
@@ -63,7 +66,12 @@ VLLM = Engine(
         "encoders (vllm/v1/metrics/perf.py). It estimates what it scheduled on one GPU of each engine, chunk by chunk; "
         "ours is the work of the requests that finished"
     ),
-    speculation=Speculation("vllm:spec_decode_num_drafts_total"),
+    speculation=Speculation(
+        "vllm:spec_decode_num_drafts_total",
+        "vllm:spec_decode_num_draft_tokens_total",
+        "vllm:spec_decode_num_accepted_tokens_total",
+    ),
+    transferred=(_BY_SOURCE, "external_kv_transfer"),
     parts=("le", "source"),
     engine_labels=("engine",),
     created=("vllm:prompt_tokens_created", "vllm:generation_tokens_created"),
