@@ -26,17 +26,19 @@ _KINDS = bytes(
 _ROUNDS = 6
 
 
-def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
+def stream_values(stream: IO[bytes], prefix: str, where: str, several: bool = False) -> Iterator[Any]:
     """Yield the values of the list at an ijson path, without loading the document; `where` names it in errors.
 
-    Nesting beyond `DEEPEST` and numbers beyond `MOST_DIGITS` raise StagemeterError. Invalid JSON raises ijson.JSONError
-    or ValueError.
+    The stream can hold `several` documents. Nesting beyond `DEEPEST` and numbers beyond `MOST_DIGITS` raise
+    StagemeterError. Invalid JSON raises ijson.JSONError or ValueError.
     """
     import ijson
 
     with _numbers_of_any_length():
         # Floats would be a third faster, but fail on whole numbers beyond 64 bits, such as hashes.
-        yield from ijson.items(_Bounded(stream, where), prefix, use_float=False, buf_size=_BLOCK)
+        yield from ijson.items(
+            _Bounded(stream, where), prefix, use_float=False, buf_size=_BLOCK, multiple_values=several
+        )
 
 
 def first_keys(beginning: bytes) -> tuple[str, ...]:

@@ -34,15 +34,15 @@ def read(path: Path, bad: BadLines) -> RequestLog:
     return log_of_records("list in JSON", path, answers(bad), head, bad)
 
 
-def values_of(path: Path, prefix: str) -> Iterator[Any]:
-    """Yield the values of a list in a document, or raise StagemeterError where it is damaged."""
+def values_of(path: Path, prefix: str, several: bool = False) -> Iterator[Any]:
+    """Yield the values of a list in a document, or in `several`; or raise StagemeterError where it is damaged."""
     import ijson
 
     with path.open("rb") as stream:
         if stream.read(3) != b"\xef\xbb\xbf":
             stream.seek(0)
         try:
-            yield from stream_values(stream, prefix, str(path))
+            yield from stream_values(stream, prefix, str(path), several)
         except StagemeterError:
             raise
         except (ijson.JSONError, ValueError) as error:

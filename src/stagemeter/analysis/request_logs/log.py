@@ -15,6 +15,7 @@ from stagemeter.analysis.request_logs import (
     guidellm,
     json_lines,
     json_list,
+    otlp,
     parquet,
 )
 from stagemeter.analysis.request_logs.check import BadLines
@@ -22,7 +23,7 @@ from stagemeter.analysis.request_logs.reading import RequestLog, Sample
 from stagemeter.core.errors import StagemeterError
 
 #: In the order in which they are tried. Whatever is text may be a table.
-_READERS = (parquet, json_list, bench_serving, guidellm, aiperf, json_lines, csv_table)
+_READERS = (parquet, json_list, bench_serving, guidellm, aiperf, otlp, json_lines, csv_table)
 #: How files begin that hold others, and the program that opens them.
 _PACKED = {
     b"\x1f\x8b": "gzip",

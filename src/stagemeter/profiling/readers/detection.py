@@ -17,12 +17,12 @@ from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import chrome_trace, nsight_csv, nsight_sqlite, plain
-from stagemeter.profiling.readers.engines import pages
+from stagemeter.profiling.readers.engines import pages, spans
 from stagemeter.profiling.readers.files import Sample, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
 
 #: In the order in which they are tried.
-_READERS = (nsight_sqlite, chrome_trace, nsight_csv, plain, pages)
+_READERS = (nsight_sqlite, spans, chrome_trace, nsight_csv, plain, pages)
 _ADVICE = (
     "Give a torch trace (.json, .json.gz), an Nsight Systems export (.sqlite) or summary (.csv), or times as JSON or "
     "CSV, see docs/profiles.md"
