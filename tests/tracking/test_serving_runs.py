@@ -265,9 +265,24 @@ def test_logs_of_other_requests_are_refused(command, tmp_path, change, message):
     assert message in err
 
 
-def test_a_log_goes_with_scrapes_alone(command, tmp_path):
+def test_a_log_goes_with_requests_of_an_engine_alone(command, tmp_path):
     (tmp_path / "times.json").write_text('{"prefill": 30.0, "decode": 8.0}')
     log = log_of(tmp_path / "log.csv", [[9, 0, 2]])
     code, _, err = command("import-profile", tmp_path / "times.json", "--model", LLAMA, "--requests", log)
     assert code == 2
-    assert "requests: means nothing with a file" in err
+    assert "requests: means nothing with times that are not of a serving engine's requests" in err
+
+
+def test_a_log_makes_the_work_of_spans_exact(command, experiment):
+    """Whole prompts, since spans have no cached tokens. By hand, with S(S + 1)/2 pairs of a prompt: 13,576,818,688."""
+    where = ("--model", LLAMA, "--device", "H100-SXM", "--experiment", experiment, "--json")
+    code, out, err = command(
+        "import-profile", PAGES / "vllm-spans.json", "--requests", PAGES / "vllm-spans.json", *where
+    )
+    assert code == 0, err
+    served = json.loads(out)["served"]
+    assert sum(served["flops"].values()) == 16_309_936_128
+    assert sum(served["flops_causal"].values()) == 13_576_818_688
+    code, out, err = command("mfu", "--profile-run", json.loads(out)["run_id"], "--json")
+    assert code == 0, err
+    assert json.loads(out)["engine"]["flops"] == 16_309_936_128

@@ -90,6 +90,8 @@ def import_profile(
     hardware |= _devices(source.devices, profile)
     profile = replace(profile, hardware={**profile.hardware, **hardware})
     if source.requests is not None:
+        if "engine/requests" not in profile.metrics:
+            _refuse(source, "times that are not of a serving engine's requests", "requests")
         profile = _with_log(profile, config, source.requests)
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
@@ -165,7 +167,7 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
     path = outside_path(source.files[0], "SOURCE")
     if not path.exists() and _ADDRESS.match(source.files[0]):
         raise StagemeterError(f"{source.files[0]}: no such file. For a server, write http://{source.files[0]}")
-    _refuse(source, "a file", *_OF_SCRAPES)
+    _refuse(source, "a file", *(name for name in _OF_SCRAPES if name != "requests"))
     mapping = NameMapping.load(vision, source.mapping_file, source.pairs)
     return read_profile(path, steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
 

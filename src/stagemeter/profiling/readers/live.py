@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stagemeter.core.addresses import shown_address
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.engines.address import fetch
-from stagemeter.profiling.readers.engines.pages import finished, page_of, processed, profile_of_growth
+from stagemeter.profiling.readers.engines.pages import finished, page_of, processed, profile_of_growth, require_count
 from stagemeter.profiling.readers.prometheus import Growth, RestartedError, growth
 
 
@@ -66,7 +66,8 @@ class Server:
     def __init__(self, url: str, text: str, engine_model: str | None = None) -> None:
         self.name = shown_address(url)
         self._url, self._engine_model, self._at = url, engine_model, time.monotonic()
-        self._page = page_of(self.name, text, engine_model)
+        self._page = page_of(self.name, text, engine_model, earlier=True)
+        require_count(self._page)
 
     @property
     def model(self) -> str:
@@ -91,7 +92,7 @@ class Server:
         """
         at = time.monotonic()
         # The model is that of the first page, whatever else the server serves later.
-        page = page_of(self.name, fetch(self._url), self._engine_model or self.model or None)
+        page = page_of(self.name, fetch(self._url), self._engine_model or self.model or None, earlier=True)
         before, since = self._page, at - self._at
         try:
             grown = growth(before, page)

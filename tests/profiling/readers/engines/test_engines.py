@@ -10,6 +10,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.lengths import Bucket
 from stagemeter.profiling.readers import read_scrape_files, read_scrapes
 from stagemeter.profiling.readers.engines.known import ENGINES
+from stagemeter.profiling.readers.live import Server
 
 RECORDED = Path(__file__).parents[3] / "utilization" / "serving" / "recorded"
 SERVED = json.loads((RECORDED / "scenarios.json").read_text())["prefix_cache"]["requests"]
@@ -108,7 +109,7 @@ def test_earlier_tensorrt_llm_names_what_it_lacks():
 
 def test_llama_cpp_needs_the_number_of_requests():
     pages = llama_cpp(EARLIER), llama_cpp(EARLIER + REQUESTS)
-    with pytest.raises(StagemeterError, match=r"has no number of requests.*Give the number .* as --request-count"):
+    with pytest.raises(StagemeterError, match=r"has no number of requests.*import-profile.*--request-count"):
         read_scrapes(*pages)
     profile = read_scrapes(*pages, request_count=3, seconds=10)
     assert_lengths(profile, REQUESTS)
@@ -116,15 +117,17 @@ def test_llama_cpp_needs_the_number_of_requests():
     assert profile.times_ms["forward"] == (pytest.approx(forward),)
     assert profile.times_ms["decode_total"] == (pytest.approx(decode),)
     assert not any("digits" in note for note in profile.notes)
-    with pytest.raises(StagemeterError, match="--request-count: SGLang's page has the number"):
+    with pytest.raises(
+        StagemeterError, match="--request-count: the page has the number of requests, sglang:num_requests_total"
+    ):
         read_scrapes(sglang("before"), sglang("after"), request_count=12)
 
 
 def test_earlier_llama_cpp_does_not_count_cached_tokens():
     profile = read_scrapes(*(llama_cpp(part, cached=False) for part in (EARLIER, EARLIER + REQUESTS)), request_count=3)
     assert profile.lengths.prompt.total == profile.lengths.computed.total == 1050 - 640
-    assert "attention over them is missing" in profile.lengths.computed_source
-    assert any("attention over them is missing" in note for note in profile.notes)
+    assert not profile.lengths.computed_known
+    assert any("attention over cached ones lacks" in note for note in profile.notes)
 
 
 def test_llama_cpp_rounds_large_counters_and_the_note_bounds_it():
@@ -217,11 +220,8 @@ def test_speculation_of_sglang_lacks_the_number_of_drafted_tokens():
 
 def test_pictures_are_those_that_the_cache_was_asked_for():
     """Of the recorded server: 8 pictures, 2 of them sent again."""
-    counts = {"before": (0, 0), "after": (8, 2)}
-    pages = (
-        vllm(page, mm_cache_queries_total=asked, mm_cache_hits_total=hits) for page, (asked, hits) in counts.items()
-    )
-    profile = read_scrapes(*pages)
+    pages = (RECORDED / f"qwen2_5_vl.{page}.txt" for page in ("before", "after"))
+    profile = read_scrape_files(*pages)
     assert (profile.metrics["engine/multimodal_queries"], profile.metrics["engine/multimodal_hits"]) == (8, 2)
     assert any("8 pictures came in, and the multimodal cache had 2 of them" in note for note in profile.notes)
 
@@ -256,3 +256,9 @@ def test_saved_pages_are_read(tmp_path):
         pages.append(tmp_path / name)
         pages[-1].write_text(llama_cpp(part))
     assert_lengths(read_scrape_files(*pages, request_count=3), REQUESTS)
+
+
+def test_watching_needs_the_number_of_requests_and_waits_for_the_first():
+    with pytest.raises(StagemeterError, match="page has no number of requests"):
+        Server("http://127.0.0.1:8000/metrics", llama_cpp(REQUESTS))
+    assert Server("http://127.0.0.1:8000/metrics", sglang("fresh")).engines == 1

@@ -35,8 +35,9 @@ def test_cached_tokens_are_named_as_missing():
     """The page has them: 640 of the second prompt."""
     profile = read_profile(SPANS, steps=7)
     assert profile.lengths.cached == 0
+    assert not profile.lengths.computed_known
     assert page().lengths.cached == 640
-    assert any(note.startswith("cached tokens: the spans have none") for note in profile.notes)
+    assert any(note.startswith("cached tokens: no counter in the spans") for note in profile.notes)
 
 
 def test_spans_are_a_log_of_requests():

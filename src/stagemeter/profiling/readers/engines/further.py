@@ -10,10 +10,10 @@ def further_counts(grown: Growth, steps: float | None) -> tuple[dict[str, float]
     """Return metrics and notes; `steps` are new tokens after the first of each request, None if they are unknown."""
     metrics: dict[str, float] = {}
     notes: list[str] = []
-    for said in (_speculation(grown, steps), _pictures(grown), _transferred(grown)):
+    for said in (_speculation(grown, steps), _transferred(grown)):
         metrics |= said[0]
         notes += said[1]
-    return metrics, notes
+    return metrics, [*notes, *_pictures(grown)]
 
 
 def _speculation(grown: Growth, steps: float | None) -> tuple[dict[str, float], list[str]]:
@@ -50,12 +50,12 @@ def _speculation(grown: Growth, steps: float | None) -> tuple[dict[str, float], 
     ]
 
 
-def _pictures(grown: Growth) -> tuple[dict[str, float], list[str]]:
+def _pictures(grown: Growth) -> list[str]:
     counters = grown.engine.counters
     asked, found = (grown.total(counters.get(f"multimodal_{name}", "")) for name in ("queries", "hits"))
     if not asked or found is None:
-        return {}, []
-    return {"engine/multimodal_queries": asked, "engine/multimodal_hits": found}, [
+        return []
+    return [
         f"{asked:g} pictures came in, and the multimodal cache had {found:g} of them. The page has neither their sizes "
         "nor the number that was encoded: vision stages count the page that the options give, once a request"
     ]

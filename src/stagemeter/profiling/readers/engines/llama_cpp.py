@@ -29,7 +29,7 @@ LLAMA_CPP = Engine(
     prompt=Tokens(counters=((_COMPUTED, _CACHED), (_COMPUTED,))),
     new=Tokens(counters=((_NEW,),), of_finished=True),
     computed=(Computed(_CACHED, "cached"),),
-    uncounted_cache="computed tokens alone: those from the cache are not counted, and attention over them is missing",
+    uncounted_cache="no counter of cached tokens: prompts are what was computed, and attention over cached ones lacks",
     forward=((Mean(_PROMPT_TIME),),),
     decode=((Mean(_NEW_TIME),),),
     forward_note=(

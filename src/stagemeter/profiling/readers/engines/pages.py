@@ -54,6 +54,16 @@ def page_of(name: str, text: str, engine_model: str | None = None, earlier: bool
     return read_page(name, text, engine_of(name, text), engine_model, earlier)
 
 
+def require_count(page: Page) -> None:
+    """Refuse a page that does not count requests."""
+    if not page.engine.requests:
+        raise StagemeterError(
+            f"{page.name}: {page.engine.name}'s page has no number of requests, without which lengths and times of one "
+            "are unknown. Give two pages to `stagemeter import-profile`, and the number that finished between them as "
+            "--request-count"
+        )
+
+
 def finished(grown: Growth) -> int:
     """Return the number of requests that finished."""
     return grown.requests if grown.requests is not None else round(grown.total(grown.engine.requests) or 0)
@@ -78,7 +88,11 @@ def read_scrapes(
         raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
     before = page_of(names[0], first, engine_model, earlier=True)
     after = page_of(names[1], second, engine_model)
-    grown = _with_requests(after.name, growth(before, after), request_count)
+    if request_count is None:
+        require_count(after)
+    elif engine_counts := after.engine.requests:
+        raise StagemeterError(f"--request-count: the page has the number of requests, {engine_counts}. Leave it out")
+    grown = replace(growth(before, after), requests=request_count)
     if finished(grown) < 1:
         raise StagemeterError(
             f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
@@ -106,19 +120,6 @@ def _rounding(engine: Engine, *pages: Page) -> list[str]:
         f"{engine.name} prints {engine.digits} digits: numbers of tokens are multiples of {step:,}, and their growth "
         f"is off by up to {step:,}. Scrape a server that started lately, or for longer"
     ]
-
-
-def _with_requests(name: str, grown: Growth, given: int | None) -> Growth:
-    """Take the number of requests as given where the page has none, and refuse it where it has."""
-    engine = grown.engine
-    if engine.requests and given is not None:
-        raise StagemeterError(f"--request-count: {engine.name}'s page has the number of requests. Leave it out")
-    if not engine.requests and given is None:
-        raise StagemeterError(
-            f"{name}: {engine.name}'s page has no number of requests, without which lengths and times of one are "
-            "unknown. Give the number that finished between the scrapes as --request-count"
-        )
-    return replace(grown, requests=given)
 
 
 def read_scrape_files(
