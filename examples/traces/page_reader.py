@@ -17,11 +17,7 @@ MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 mlflow.set_experiment("page reader")
 mlflow.openai.autolog()
-mlflow.tracing.configure(
-    span_processors=[
-        stagemeter.trace_processor("qwen2.5-vl-7b", served_as=MODEL, device="H100-SXM", price_per_hour=2.5)
-    ]
-)
+mlflow.tracing.configure(span_processors=[stagemeter.trace_processor(MODEL, device="H100-SXM", price_per_hour=2.5)])
 
 
 @mlflow.trace

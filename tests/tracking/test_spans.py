@@ -213,7 +213,7 @@ def test_a_failed_call_is_named_without_a_warning(process, tracing, caplog):
 def test_other_models_are_left_alone(process, tracing, caplog):
     process(LLAMA, "qwen3-8b")
     call(model="meta-llama/Llama-3.1-8B")
-    call(model="QWEN3-8B")
+    call(model="qwen/QWEN3-8B")
     call(model="gpt-4o")
     tagged = [trace.info.tags.get("stagemeter.flops") for trace in reversed(tracing())]
     assert tagged[0] is not None

@@ -65,10 +65,15 @@ class Call:
 
 
 def read_call(
-    usage: Mapping[str, Any] | None, inputs: Any, outputs: Callable[[], Any], attachments: Attachments
+    usage: Mapping[str, Any] | None,
+    inputs: Any,
+    outputs: Callable[[], Any],
+    attachments: Attachments,
+    sizes: Any = None,
 ) -> Call:
     """Return a call as a request, or raise `UncountedError`.
 
+    `sizes` are those of its pictures, as lists of width and height, where they are measured already.
     `outputs` is asked only for what the usage leaves out: an answer of OpenAI's interface holds the server's own
     ``usage``. There, vLLM has ``prompt_tokens_details.cached_tokens`` and ``.multimodal_tokens.image`` if it runs with
     ``--enable-prompt-tokens-details`` (vllm/entrypoints/openai, version 0.32).
@@ -83,7 +88,8 @@ def read_call(
             "token usage", f"{shown(usage['total_tokens'])} in all are not {prompt} + {output}", "Repair the usage"
         )
     _require_one_answer(inputs)
-    pictures = tuple(_size(part, attachments) for part in _picture_parts(inputs))
+    parts = list(_picture_parts(inputs))
+    pictures = _measured(sizes, len(parts)) or tuple(_size(part, attachments) for part in parts)
     cached = usage.get("cache_read_input_tokens")
     image_tokens = None
     if cached is None or pictures:
@@ -153,6 +159,13 @@ def _picture_parts(inputs: Any) -> Iterator[Mapping[str, Any]]:
                 )
             else:
                 waiting += [inner for name, inner in reversed(list(value.items())) if name not in _NO_PARTS]
+
+
+def _measured(sizes: Any, count: int) -> tuple[tuple[int, int], ...]:
+    """Return known sizes of so many pictures, nothing for what is none."""
+    pairs = [pair for pair in sizes if isinstance(pair, list) and len(pair) == 2] if isinstance(sizes, list) else []
+    good = len(pairs) == count and all(type(side) is int and side > 0 for pair in pairs for side in pair)
+    return tuple((width, height) for width, height in pairs) if good else ()
 
 
 def _size(part: Mapping[str, Any], attachments: Attachments) -> tuple[int, int]:

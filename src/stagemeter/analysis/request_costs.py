@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -304,8 +304,6 @@ class RequestCosts:
         for values in stages.values():
             sums.update(values)
         flops = np.sort(np.concatenate(self._flops))
-        # The nearest rank, so that a quantile is the cost of a request.
-        ranks = {name: max(0, math.ceil(part * count) - 1) for name, part in _QUANTILES.items()}
         tokens = {name: self._tokens[name] for name in ("prompt_tokens", "cached_tokens", "output_tokens")}
         groups = [
             {
@@ -332,10 +330,7 @@ class RequestCosts:
             "pages_cached": self._tokens["pages_cached"],
             "stages": stages,
             "total": dict(sums),
-            "flops_per_request": {
-                "mean": sums["flops"] / count,
-                **{name: int(flops[rank]) for name, rank in ranks.items()},
-            },
+            "flops_per_request": quantiles(flops, sums["flops"]),
             "dearest": self._dearest,
             "groups": groups,
             "numbered": self.bad.place,
@@ -353,6 +348,16 @@ class RequestCosts:
         if not requests:
             return []
         return [f"{requests:,} requests reach more than the {positions:,} positions that the model was made for"]
+
+
+def quantiles(values: Sequence[int] | NDArray[Any], whole: int) -> dict[str, float]:
+    """Return the mean and quantiles of sorted values whose sum is `whole`.
+
+    A quantile is one of the values: that of the nearest rank.
+    """
+    count = len(values)
+    ranks = {name: max(0, math.ceil(part * count) - 1) for name, part in _QUANTILES.items()}
+    return {"mean": whole / count, **{name: int(values[rank]) for name, rank in ranks.items()}}
 
 
 def exact_sum(values: Any, count: int) -> int:

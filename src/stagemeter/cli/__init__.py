@@ -22,7 +22,7 @@ __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 #: The commands by task, in the order of the help.
 TASKS = {
     "Count": ("analyze", "tokens", "models"),
-    "Measure": ("profile", "import-profile", "mfu", "watch", "devices"),
+    "Measure": ("profile", "import-profile", "mfu", "watch", "traces", "devices"),
     "Compare": ("compare", "upload"),
     "Plan": ("sweep", "plan"),
 }

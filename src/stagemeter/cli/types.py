@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -102,6 +104,24 @@ class DecodeContext(click.ParamType[int | str]):
         """Convert the text of an option."""
         number = number_in(str(value))
         return str(value).strip() if number is None or number != int(number) else int(number)
+
+
+class Since(click.ParamType[float]):
+    """A time in the past: an age such as ``24h``, or a date such as ``2026-11-01`` or ``2026-11-01T08:00+01:00``."""
+
+    name = "AGE|DATE"
+    _UNITS: ClassVar = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert the text of an option to seconds since 1970. A date without a zone is local."""
+        text = str(value).strip()
+        age = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+        try:
+            if age is not None:
+                return time.time() - timedelta(**{self._UNITS[age[2]]: int(age[1])}).total_seconds()
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{value!r} is no time. Give an age such as 24h or 7d, or a date such as 2026-11-01", param, ctx)
 
 
 class OutsidePath(click.ParamType[Path]):

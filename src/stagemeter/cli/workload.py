@@ -74,9 +74,18 @@ def workload_options(command_name: str) -> Callable[[Command], Command]:
 
 def views_options(command: Command) -> Command:
     """Give a command the settings that decide the views and the prompt of a page, which `read_config` takes."""
-    left_out = ("--image", "--page-size", "--images-per-request", "--adapter")
+    return _views(command, ("text_tokens", "video_frames"))
+
+
+def served_options(command: Command) -> Command:
+    """Give a command the settings of a served model that decide views and data types, which `read_config` takes."""
+    return _views(command, ("dtype", "chunk_tokens"), "--dpi")
+
+
+def _views(command: Command, of_requests: Sequence[str], *without: str) -> Command:
+    left_out = ("--image", "--page-size", "--images-per-request", "--adapter", *without)
     settings = {row.option for owner in (ModelSettings, PageSettings) for row in table(owner).values()}
-    settings |= {table(RequestSettings)[name].option for name in ("text_tokens", "video_frames")}
+    settings |= {table(RequestSettings)[name].option for name in of_requests}
     rows = [row for row in table(AnalysisSettings).values() if row.option in settings.difference(left_out, (None,))]
     return _added((_CONFIG, *map(_option, rows)), command)
 

@@ -23,11 +23,19 @@ def request_files(costs: Mapping[str, Any]) -> dict[str, str]:
 
 def print_requests(costs: Mapping[str, Any]) -> None:
     """Print stages, quantiles and the dearest requests on stdout."""
-    print_table(_stages(costs), title=f"{costs['model']}, {costs['requests']:,} requests")
-    print_lines([_lengths(costs), _quantiles(costs), *_dearest_lines(costs), *_remarks(costs)])
+    print_table(stage_rows(costs), title=f"{costs['model']}, {costs['requests']:,} requests")
+    print_lines(
+        [
+            _lengths(costs),
+            quantile_line("FLOPs per request", costs["flops_per_request"]),
+            *_dearest_lines(costs),
+            *_remarks(costs),
+        ]
+    )
 
 
-def _stages(costs: Mapping[str, Any]) -> list[list[str]]:
+def stage_rows(costs: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of a table of stages, with a header."""
     rows = [["stage", "FLOPs", "by visible pairs", "executed", "share", "KV cache read", "written"]]
     for name, values in [*costs["stages"].items(), ("total", costs["total"])]:
         share = "" if name == "total" else percentage(values["flops"], costs["total"]["flops"])
@@ -45,9 +53,9 @@ def _lengths(costs: Mapping[str, Any]) -> str:
     )
 
 
-def _quantiles(costs: Mapping[str, Any]) -> str:
-    values = costs["flops_per_request"]
-    return "FLOPs per request: " + ", ".join(f"{name} {with_unit(round(value))}" for name, value in values.items())
+def quantile_line(title: str, values: Mapping[str, float]) -> str:
+    """Return a line of quantiles of FLOPs."""
+    return f"{title}: " + ", ".join(f"{name} {with_unit(round(value))}" for name, value in values.items())
 
 
 def _dearest_lines(costs: Mapping[str, Any]) -> list[str]:
@@ -96,8 +104,8 @@ def requests_note(costs: Mapping[str, Any]) -> str:
     document = Document()
     document.header(1, f"{costs['model']}: {costs['requests']:,} requests of {costs['log']['name']}")
     document.paragraph(_lengths(costs))
-    document.table(unbroken(_stages(costs)))
-    document.paragraph(_quantiles(costs))
+    document.table(unbroken(stage_rows(costs)))
+    document.paragraph(quantile_line("FLOPs per request", costs["flops_per_request"]))
     left_out = [f"{costs[how]['lines']:,} {how}" for how in ("failed", "skipped") if costs[how]["lines"]]
     document.section("Left out", left_out)
     document.section("Notes", costs["notes"][:_ROWS])
@@ -108,7 +116,7 @@ def _markdown(costs: Mapping[str, Any]) -> str:
     document = Document()
     document.header(1, f"{costs['model']}: {costs['requests']:,} requests")
     document.paragraph(_lengths(costs))
-    document.table(unbroken(_stages(costs)))
+    document.table(unbroken(stage_rows(costs)))
     document.header(2, "FLOPs per request")
     document.table(
         unbroken([["", "FLOPs"], *([name, with_unit(round(n))] for name, n in costs["flops_per_request"].items())])

@@ -84,6 +84,11 @@ def hub_id_in(source: str) -> str | None:
     return None if match is None else match[1]
 
 
+def names_of(model: str) -> tuple[str, ...]:
+    """Return the names of a model: its own, and the Hub id of a shipped one in lower case."""
+    return (model, *(hub_id for hub_id, name in _shipped_of_hub().items() if name == model))
+
+
 @cache
 def _shipped_of_hub() -> dict[str, str]:
     """Return the shipped models by their Hub ids in lower case."""

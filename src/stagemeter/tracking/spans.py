@@ -9,9 +9,17 @@ from typing import Any
 
 from stagemeter.analysis.calls import Attachments, Call, UncountedError, read_call
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import TOTAL
-from stagemeter.utilization.calls import FLOPS, MISSING, CallCost, CallMeter, Price, call_peak, outermost, trace_tags
+from stagemeter.utilization.calls import (
+    FLOPS,
+    MISSING,
+    CallCost,
+    CallMeter,
+    call_meter,
+    gap_attributes,
+    outermost,
+    trace_tags,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +28,10 @@ logger = logging.getLogger(__name__)
 _CALLS = ("LLM", "CHAT_MODEL")
 USAGE, MODEL, MONEY = "mlflow.chat.tokenUsage", "mlflow.llm.model", "mlflow.llm.cost"
 _TOTAL_MONEY = "total_cost"
-#: Width and height of the pictures of a call, so that nobody needs to read the pictures again.
+#: Width and height of the pictures of a call, so that the pictures need not be read again.
 SIZES = "stagemeter.image_sizes"
 _NS = 1e-9
+_TOTAL = f"{FLOPS}.{TOTAL}"
 
 
 def is_call(span: Any) -> bool:
@@ -41,7 +50,16 @@ def call_of(span: Any, attachments: Attachments) -> Call:
     usage = span.get_attribute(USAGE)
     if usage is None and span.status.status_code == "ERROR":
         raise UncountedError("token usage", "the call failed", "")
-    return read_call(usage, span.inputs, lambda: span.outputs, attachments)
+    return read_call(usage, span.inputs, lambda: span.outputs, attachments, span.get_attribute(SIZES))
+
+
+def tokens_of(span: Any) -> Call:
+    """Return the call of a span without its inputs, or raise `UncountedError`."""
+    return read_call(span.get_attribute(USAGE), None, lambda: None, _nothing_held)
+
+
+def _nothing_held(name: str) -> bytes:
+    raise KeyError(name)
 
 
 def trace_processor(
@@ -52,7 +70,7 @@ def trace_processor(
     peak_tflops: float | None = None,
     devices: int = 1,
     price_per_hour: float | None = None,
-    concurrency: float = 1.0,
+    concurrency: float | None = None,
     dtype: str | None = None,
     **settings: Any,
 ) -> Callable[[Any], None]:
@@ -63,8 +81,8 @@ def trace_processor(
     model : str
         The model, as in `describe_model`.
     served_as : str or collection of str, optional
-        Names by which the server knows the model. By default `model`, or the last part of its id. Calls of other
-        models are left alone; calls that name no model are counted.
+        Names by which the server knows the model. By default `model`, its id on the Hub, or the last part of either.
+        Calls of other models are left alone; calls that name no model are counted.
     device, peak_tflops
         Device of the server, as ``stagemeter devices`` lists it, or its dense peak in TFLOP/s. Without one there is no
         MFU.
@@ -72,8 +90,8 @@ def trace_processor(
         Devices that serve a call together, such as those of tensor parallelism.
     price_per_hour : float, optional
         Price of an hour of one device. Without it, MLflow's own price of the tokens stays, if it has one.
-    concurrency : float
-        Calls that the server answers at a time, on average.
+    concurrency : float, optional
+        Calls that the server answers at a time, on average. Default: one.
     dtype : str, optional
         Data type of the server.
     **settings
@@ -118,11 +136,8 @@ def trace_processor(
     if dtype is not None:
         settings["dtype"] = dtype
     config = AnalysisConfig(model=model, **settings)
-    price = None if price_per_hour is None else Price(price_per_hour, concurrency)
-    if price is None and concurrency != 1:
-        raise StagemeterError(f"concurrency: {concurrency:g} divides a price, and there is none. Give price_per_hour")
-    peak = call_peak(device, peak_tflops, config.dtype)
-    processor = _Processor(CallMeter(config, served_as, peak, devices, price), served_as is not None)
+    meter = call_meter(config, served_as, device, peak_tflops, devices, price_per_hour, concurrency)
+    processor = _Processor(meter, served_as is not None)
 
     def stagemeter_trace_processor(span: Any) -> None:
         processor.process(span)
@@ -158,13 +173,21 @@ class _Processor:
             call = call_of(span, _held(span))
             cost = self._meter.cost(call, _NS * (time.time_ns() - span.start_time_ns))
         except UncountedError as error:
-            span.set_attribute(MISSING, [str(error)])
+            if span.get_attribute(USAGE) is None and self._holds_counted(span):
+                return
+            span.set_attributes(gap_attributes(error))
             if error.remedy:
                 self._say(error.kind, str(error), error.remedy)
             return
         span.set_attributes(counted(call, cost, set_price=span.get_attribute(MONEY) is None))
         for gap in cost.gaps:
             self._say(gap.kind, str(gap), gap.remedy)
+
+    def _holds_counted(self, span: Any) -> bool:
+        """Tell whether a span without usage is the frame of calls that are counted."""
+        spans = _spans_with(span.trace_id)
+        counted = [one.span_id for one in spans if one.get_attribute(_TOTAL) is not None]
+        return not outermost(parents_of(spans), counted, [span.span_id])[1]
 
     def _say(self, kind: str, reason: str, remedy: str) -> None:
         if kind not in self._said:
@@ -189,22 +212,36 @@ def _held(span: Any) -> Attachments:
     return lambda name: bytes(held[name].content_bytes)
 
 
+def _spans_with(trace_id: str) -> list[Any]:
+    """Return the spans of a trace in memory, none if MLflow has given it up."""
+    with _trace(trace_id) as trace:
+        return [] if trace is None else list(trace.span_dict.values())
+
+
 def _tag(trace_id: str) -> None:
     """Give a trace in memory the tags of its calls, as `mlflow.update_current_trace` does for the active one."""
+    with _trace(trace_id) as trace:
+        if trace is not None:
+            trace.info.tags.update(_tags_of(list(trace.span_dict.values())))
+
+
+def _trace(trace_id: str) -> Any:
     # Late: whoever has a span has imported MLflow, which takes seconds.
     from mlflow.tracing import trace_manager
 
     mlflows: Any = trace_manager  # Its functions have no annotations.
-    with mlflows.InMemoryTraceManager.get_instance().get_trace(trace_id) as trace:
-        if trace is not None:
-            trace.info.tags.update(tags_of(list(trace.span_dict.values())))
+    return mlflows.InMemoryTraceManager.get_instance().get_trace(trace_id)
 
 
-def tags_of(spans: Collection[Any]) -> dict[str, str]:
-    """Return the tags of a trace from the attributes of its spans."""
-    total = f"{FLOPS}.{TOTAL}"
-    calls = {
-        span.span_id: span for span in spans if any(span.get_attribute(name) is not None for name in (total, MISSING))
+def _tags_of(spans: Collection[Any]) -> dict[str, str]:
+    counted = {span.span_id: span for span in spans if span.get_attribute(_TOTAL) is not None}
+    missing = {
+        span.span_id: span for span in spans if span.span_id not in counted and span.get_attribute(MISSING) is not None
     }
-    kept = outermost(((span.span_id, span.parent_id) for span in spans), calls)
-    return trace_tags([span.attributes for name, span in calls.items() if name in kept])
+    kept = set[str]().union(*outermost(parents_of(spans), counted, missing))
+    return trace_tags([span.attributes for name, span in {**counted, **missing}.items() if name in kept])
+
+
+def parents_of(spans: Collection[Any]) -> dict[str, str | None]:
+    """Return the parents of spans by their ids."""
+    return {span.span_id: span.parent_id for span in spans}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from stagemeter.core.stage_names import DECODE, TOTAL
 from stagemeter.core.units import percentage, with_unit
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
+from stagemeter.models.files import names_of
 from stagemeter.models.lookup import describe_model, require_closed_forms
 
 #: Attributes of a span and tags of a trace begin like this; a tag of this name alone is for people.
@@ -82,7 +83,7 @@ class CallCost:
         if self.mfu_share is not None:
             found |= {SHARE: self.mfu_share, f"{SHARE}_causal": self.mfu_share_causal}
         if self.gaps:
-            found[MISSING] = [str(gap) for gap in self.gaps]
+            found |= gap_attributes(*self.gaps)
         return found
 
 
@@ -94,7 +95,7 @@ class CallMeter:
     config : AnalysisConfig
         The model, its data types, and limits of pages.
     served_as : str or sequence of str, optional
-        Names under which a server serves the model. By default, the name of the model or the last part of its id.
+        Names under which a server serves the model. By default, its name, or its id on the Hub or the last part of it.
     peak : Peak, optional
         Peak of a device. Without one there is no MFU.
     devices : int
@@ -117,15 +118,20 @@ class CallMeter:
         price: Price | None = None,
     ) -> None:
         refuse_adapter(config, "a call")
-        refuse_settings(config, (*OF_REQUESTS, *OF_PAGES))
+        refuse_settings(config, (*OF_REQUESTS, *OF_PAGES, "images_per_request", "further_pages"))
         if devices < 1:
             raise StagemeterError(f"devices: {devices} cannot serve a model. Give 1 or more")
         self.model = describe_model(config.model, config.trust_remote_code)
         require_closed_forms(self.model)
         self.config, self.peak, self.devices, self.price = config, peak, devices, price
-        self.names = (served_as,) if isinstance(served_as, str) else tuple(served_as or (self.model.name,))
-        self._known = {known for name in self.names for known in _names(name)}
+        names = (served_as,) if isinstance(served_as, str) else served_as or names_of(self.model.name)
+        self._known = {known for name in names for known in _names(name)}
         self._costs = RequestCosts(self.model, config, BadLines(Path("calls"), skip=False))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how the calls so far are counted, such as the limits of their pages."""
+        return tuple(self._costs.notes)
 
     def serves(self, name: str | None) -> bool:
         """Tell whether a call asks this model. A call that names no model does."""
@@ -186,6 +192,27 @@ def _too_fast(share: float, peak: Peak) -> UncountedError:
     )
 
 
+def call_meter(
+    config: AnalysisConfig,
+    served_as: str | Collection[str] | None = None,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    devices: int = 1,
+    price_per_hour: float | None = None,
+    concurrency: float | None = None,
+) -> CallMeter:
+    """Return what costs the calls of a model on a device, or refuse what cannot be used."""
+    if price_per_hour is None and concurrency is not None:
+        raise StagemeterError(f"concurrency: {concurrency:g} divides a price, and there is none. Give price_per_hour")
+    price = None if price_per_hour is None else Price(price_per_hour, 1 if concurrency is None else concurrency)
+    return CallMeter(config, served_as, call_peak(device, peak_tflops, config.dtype), devices, price)
+
+
+def gap_attributes(*gaps: UncountedError) -> dict[str, Any]:
+    """Return the attribute of a span that names what is missing."""
+    return {MISSING: [str(gap) for gap in gaps]}
+
+
 def call_peak(device: str | None, peak_tflops: float | None, dtype: str) -> Peak | None:
     """Return the peak for MFU, None without a device, or refuse an unknown one."""
     exclusive(device=device, peak_tflops=peak_tflops)
@@ -213,22 +240,27 @@ def trace_tags(spans: Sequence[Mapping[str, Any]], prices: Sequence[float] = ())
     return tags
 
 
-def outermost(spans: Iterable[tuple[str, str | None]], counted: Collection[str]) -> set[str]:
-    """Return the ids of the counted spans that lie in no other one, as MLflow sums token usage and cost.
+def outermost(
+    parents: Mapping[str, str | None], counted: Collection[str], missing: Collection[str] = ()
+) -> tuple[set[str], set[str]]:
+    """Return the counted spans that lie in no other one, and the missing ones that lie in none and hold none.
 
-    `spans` are ids with those of their parents. Source: ``_aggregate_from_nodes`` in mlflow/tracing/utils/__init__.py.
+    `parents` are ids of spans with those of their parents. MLflow sums token usage and cost of the former
+    (``_aggregate_from_nodes`` in mlflow/tracing/utils/__init__.py, version 3.17).
     """
-    parents = dict(spans)
-    found = set()
-    for span in counted:
-        above = parents.get(span)
-        seen = {span}
-        while above is not None and above not in counted and above not in seen:
-            seen.add(above)
-            above = parents.get(above)
-        if above is None or above not in counted:
-            found.add(span)
-    return found
+
+    def above(span: str) -> list[str]:
+        found: list[str] = []
+        parent = parents.get(span)
+        while parent is not None and parent not in found:
+            found.append(parent)
+            parent = parents.get(parent)
+        return found
+
+    around = {span: above(span) for span in (*counted, *missing)}
+    holding = {parent for span in counted for parent in around[span]}
+    free = {span for span, ancestors in around.items() if not any(parent in counted for parent in ancestors)}
+    return {span for span in counted if span in free}, {span for span in missing if span in free - holding}
 
 
 def _with_total(stages: dict[str, int]) -> dict[str, int]:
