@@ -140,6 +140,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     [
         (["{times}"], ["--interval", 5], "--interval"),
         (["{times}"], ["--engine-model", "x"], "--engine-model"),
+        (["{times}"], ["--request-count", 3], "--request-count"),
         (["{times}"], ["--prefill-without-vision"], "--prefill-without-vision"),
         (["{times}", "{times}"], ["--map", "prefill=x"], "--map"),
         (["http://127.0.0.1:9/metrics"], ["--mapping", "x.yaml", "--interval", 1], "--mapping"),
@@ -152,6 +153,23 @@ def test_import_refuses_options_that_it_would_not_look_at(refused, times, source
     line = refused("import-profile", *(word.format(times=times) for word in source), *options)
     assert option in line
     assert "leave" in line.lower()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("<html>502 Bad Gateway</html>\n", "up 1\n", "the page is HTML"),
+        ("llamacpp:prompt_tokens_total 5\n", "\n", "lacks llamacpp:tokens_predicted_total"),
+        ("up 1\n", "up 1\n", "no metrics of vLLM, SGLang, TensorRT-LLM, llama.cpp, Triton"),
+        ("vllm:x 1\nvllm:x", "vllm:x 1\n", "ends within a line"),
+    ],
+    ids=["html", "half a page", "no engine", "cut off"],
+)
+def test_pages_that_are_none_are_one_message(refused, tmp_path, before, after, message):
+    files = [tmp_path / "before.txt", tmp_path / "after.txt"]
+    for file, text in zip(files, (before, after), strict=True):
+        file.write_text(text)
+    assert message in refused("import-profile", *files, "--interval", 60)
 
 
 def test_one_repeat_has_no_deciles(stagemeter, times):

@@ -157,7 +157,7 @@ def test_models_of_a_triton_server_are_named():
 
 def test_pages_of_two_engines_are_refused():
     with pytest.raises(StagemeterError, match=r"second scrape: the page is of llama.cpp, and first scrape of SGLang"):
-        read_scrapes(sglang("before"), llama_cpp(REQUESTS), request_count=1)
+        read_scrapes(sglang("before"), llama_cpp(REQUESTS))
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,15 @@ def read_scrapes(
         raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
     before = page_of(names[0], first, engine_model, earlier=True)
     after = page_of(names[1], second, engine_model)
+    grown = growth(before, after)
     if request_count is None:
         require_count(after)
-    elif engine_counts := after.engine.requests:
-        raise StagemeterError(f"--request-count: the page has the number of requests, {engine_counts}. Leave it out")
-    grown = replace(growth(before, after), requests=request_count)
+    elif after.engine.requests:
+        raise StagemeterError(
+            f"--request-count: the page has the number of requests, {after.engine.requests}. Leave it out"
+        )
+    else:
+        grown = replace(grown, requests=request_count)
     if finished(grown) < 1:
         raise StagemeterError(
             f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
