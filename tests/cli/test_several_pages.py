@@ -66,3 +66,16 @@ def test_cached_pages_are_not_encoded(stagemeter, folder):
     second = stagemeter(*ESTIMATE, "--page-size", "448x336", "--json")
     vit, alone = (json.loads(one.out)["stages"]["vit"]["flops"] for one in (ended, second))
     assert vit == alone
+
+
+def test_tokens_of_one_request_are_those_that_a_server_counts(stagemeter, folder):
+    """Recorded from vLLM 0.32 with two pictures: 12 text tokens, and two around each picture."""
+    pages = ("224x560", "612x792", "--max-pixels", "1003520", "--text-tokens", "14", "--one-request")
+    ended = stagemeter("tokens", "--model", "qwen2.5-vl-7b", *pages, "--json")
+    document = json.loads(ended.out)
+    assert document["request"] == {"pages": 2, "image_tokens": 776, "tags": 2, "prompt_tokens": 792}
+    assert [page["image_tokens"] for page in document["pages"]] == [160, 616]
+    refused = stagemeter("tokens", "--model", "trocr-base", "9x9", "8x8", "--one-request")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    refused = stagemeter("tokens", "--model", "qwen2.5-vl-7b", "90x90", "--one-request", "--fit", "9")
+    assert "--fit answers for a page alone" in refused.err

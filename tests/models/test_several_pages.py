@@ -4,10 +4,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
+from small_resolution_models import IMAGE_TOKEN
 from small_vision_language_models import KINDS, describe
+from test_vision_language_families import page_inputs, real_model
 from tier_costs import costs
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
@@ -84,3 +89,39 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
     for stage in family.stages:
         assert needed[stage.name] == needed_cost(stage, sizes, workload)
         assert executed[stage.name] == stage_cost(stage, sizes, workload)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "internvl", "gemma3", "mistral3", "idefics3", "paddleocr_vl"])
+@settings(few, max_examples=2)
+@given(st.data())
+def test_real_tensors_and_torchs_own_counter(kind, data):
+    """Run the pages and a prompt on real numbers, with a token of text behind each page; torch counts the same."""
+    described = describe(data.draw(KINDS[kind]))
+    request = data.draw(requests()).model_copy(update={"seq_len": None, "text_tokens": 9})
+    workload = plan(request, described)
+    expected = analytic_tier(described.family, described.architecture, workload).stages
+    model = real_model(described.config)
+    pages = [one for times, one in workload.of_each_page for _ in range(times)]
+    row = [token for one in pages for token in [*[IMAGE_TOKEN] * one.image_tokens, 0]]
+    ids = torch.tensor([row + [0] * (workload.prompt_tokens - len(row))] * workload.batch_size)
+    inputs = [page_inputs(kind, described, replace(one, batch_size=1), ids) for one in pages]
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        model(input_ids=ids, use_cache=True, logits_to_keep=1, **joined(kind, inputs, workload.batch_size))
+    assert forward.get_total_flops() == sum(count.cost.flops for name, count in expected.items() if name != "decode")
+
+
+def joined(kind, inputs, batch):
+    """Return what a processor makes of the pages of a batch: side by side, padded where one tensor holds all."""
+    tokens = ("mm_token_type_ids", "token_type_ids")
+    found = {name: value for name, value in inputs[0].items() if name in tokens}
+    for name in inputs[0].keys() - found.keys():
+        parts = [one[name] for one in inputs]
+        if kind == "mistral3" and name == "pixel_values":
+            height, width = (max(part.shape[side] for part in parts) for side in (2, 3))
+            parts = [functional.pad(part, (0, width - part.shape[3], 0, height - part.shape[2])) for part in parts]
+        if kind == "idefics3":
+            found[name] = torch.cat(parts, dim=1).repeat(batch, 1, 1, 1, 1)
+        else:
+            found[name] = torch.cat(parts * batch)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
-from stagemeter.analysis.pages import limit_notes, limits_in_force, sampled_frames
+from stagemeter.analysis.pages import PAGE_SIZE, limit_notes, limits_in_force, sampled_frames
 from stagemeter.analysis.requests import no_video, plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.pdf import is_pdf
 from stagemeter.core.settings import LONGEST_SIDE
+from stagemeter.core.units import pages_of
 from stagemeter.core.video import Video, is_video, read_animation, read_video
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.sweeping.corpus import (
@@ -28,7 +28,6 @@ from stagemeter.sweeping.corpus import (
     refuse_resolution,
 )
 
-_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 _SETTING = "PAGE"
 #: Fields of a workload that a page decides.
 _SHOWN = (
@@ -37,12 +36,15 @@ _SHOWN = (
 )
 
 
-def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | None = None) -> dict[str, Any]:
+def count_tokens(
+    config: AnalysisConfig, pages: Sequence[str], *, fit: int | None = None, together: bool = False
+) -> dict[str, Any]:
     """Return the views and tokens of each page as plain data, and the limits that decide them.
 
     Each of `pages` is a picture, pages of a PDF, a folder of both, a CSV or a size such as ``1654x2339``. Each page is
     a request of its own; the page of `config` does not count. With `fit`, a number of image tokens, each page has a
     ``fit``, see `stagemeter.analysis.fit.Fit`. There, the ``dpi`` of `config` is the resolution of every page.
+    `together` makes all pages one request, whose tokens are in ``request``.
     """
     model = describe_model(config.model, config.trust_remote_code)
     if not model.family.reads_pages:
@@ -55,8 +57,13 @@ def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | Non
         raise StagemeterError("page: missing. Give a picture, a folder, a CSV of sizes or a size such as 1654x2339")
     if fit is None:
         refuse_resolution(config.dpi, found)
-    # Pages of equal size are one row, and one search.
-    rows = {page.key: _row(config, model, page, fit) for page in {page.key: page for page in found}.values()}
+    request: dict[str, Any] = {}
+    if together:
+        listed, request = _request(config, model, found, fit)
+    else:
+        # Pages of equal size are one row, and one search.
+        rows = {page.key: _row(config, model, page, fit) for page in {page.key: page for page in found}.values()}
+        listed = [rows[page.key] for page in found]
     first = _configured(config, model, found[0])
     limits = limits_in_force(first, model, first.image_w, first.image_h)
     of_pages = (note for corpus in read for note in corpus.notes)
@@ -67,7 +74,8 @@ def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | Non
         "limits": {name: asdict(limit) for name, limit in limits.items()},
         "notes": list(dict.fromkeys((*of_pages, *limit_notes(first, model)))),
         **({} if fit is None else {"fit_into": fit}),
-        "pages": [{"page": _name(page), **rows[page.key]} for page in found],
+        **request,
+        "pages": [{"page": _name(page), **row} for page, row in zip(found, listed, strict=True)],
     }
 
 
@@ -79,7 +87,7 @@ def _read(given: str, config: AnalysisConfig, model: ModelDescription) -> Corpus
     """Read an argument: a size, unless there is a file of that name, a folder, a CSV, a PDF, a video or a picture."""
     dpi = config.dpi
     path = outside_path(given, "page")
-    size = _SIZE.fullmatch(given.strip())
+    size = PAGE_SIZE.fullmatch(given.strip())
     if size is not None and not path.exists():
         width, height = int(size[1]), int(size[2])
         if not (1 <= width <= LONGEST_SIDE and 1 <= height <= LONGEST_SIDE):
@@ -133,6 +141,26 @@ def _configured(config: AnalysisConfig, model: ModelDescription, page: PageSize)
         given["video_frames"] = sampled_frames(config, model, page.video)[0]
     size = {"image_w": page.width, "image_h": page.height, "sample_image_path": None, "use_synthetic_inputs": True}
     return AnalysisConfig(**{**given, **size, "dpi": None})
+
+
+def _request(
+    config: AnalysisConfig, model: ModelDescription, pages: Sequence[PageSize], fit: int | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a row for each page of a request, and the tokens of the request."""
+    if fit is not None:
+        raise StagemeterError("one_request: --fit answers for a page alone. Leave one of both out")
+    first, *others = pages
+    if others and any(page.video is not None for page in pages):
+        raise StagemeterError("one_request: a request with a video has no other page. Leave it out")
+    further = tuple(f"{page.width}x{page.height}" for page in others) or None
+    of_first = _configured(config, model, first).model_dump(exclude_unset=True)
+    workload = plan_request(AnalysisConfig(**{**of_first, "further_pages": further}), model)
+    groups = pages_of(workload.to_dict())
+    shown = [name for name in _SHOWN if name != "prompt_tokens"]
+    each = [page for times, page in groups for _ in range(times)]
+    rows = [{name: page[name] for name in shown if page.get(name) is not None} for page in each]
+    tokens = {"image_tokens": workload.all_image_tokens, "tags": workload.tags, "prompt_tokens": workload.prompt_tokens}
+    return rows, {"request": {"pages": workload.pages, **tokens}}
 
 
 def _row(config: AnalysisConfig, model: ModelDescription, page: PageSize, fit: int | None) -> dict[str, Any]:

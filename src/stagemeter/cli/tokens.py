@@ -24,21 +24,22 @@ Examples:
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
 @click.argument("page", nargs=-1, type=click.STRING)
 @click.option("--fit", metavar="N", type=NUMBER, help="Image tokens to fit into: answers with the largest size.")
+@click.option("--one-request", is_flag=True, help="All pages are one request: also gives the tokens of its prompt.")
 @views_options
 @output_options
-def tokens(page: tuple[str, ...], fit: int | None, as_json: bool, **options: Any) -> None:
+def tokens(page: tuple[str, ...], fit: int | None, one_request: bool, as_json: bool, **options: Any) -> None:
     """Say what pages become: views, tiles, image tokens and prompt tokens, and the limits in force.
 
-    Each PAGE is a request of its own: a picture, a PDF or pages of it such as scan.pdf[1-3], a folder of both, a CSV,
-    or a size such as 1654x2339. A CSV has the columns width, height and, optionally, page. With --fit, --dpi is the
-    resolution of all pages, and the answer is one, too.
+    Each PAGE is a request of its own, unless --one-request is given. It is a picture, a PDF or pages of it such as
+    scan.pdf[1-3], a folder of both, a CSV, or a size such as 1654x2339. A CSV has the columns width, height and,
+    optionally, page. With --fit, --dpi is the resolution of all pages, and the answer is one, too.
     """
     if fit is not None and fit < 1:
         raise StagemeterError(f"fit: {fit} cannot be used. Give a whole number, 1 or more")
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.tokens import count_tokens
 
-    document = count_tokens(read_config(AnalysisConfig, options), page, fit=fit)
+    document = count_tokens(read_config(AnalysisConfig, options), page, fit=fit, together=one_request)
     if as_json:
         print_json(document)
         return

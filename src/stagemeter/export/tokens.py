@@ -20,14 +20,20 @@ def print_tokens(document: Mapping[str, Any]) -> None:
             f"{page['image_width']}x{page['image_height']}",
             describe_views({"view_size": None, **page}),
             f"{page['image_tokens']:,}",
-            f"{page['prompt_tokens']:,}",
+            f"{page['prompt_tokens']:,}" if "prompt_tokens" in page else "",
         ]
         for page in pages
     ]
-    if len(pages) > 1:
+    request = document.get("request")
+    if request is not None:
+        rows.append(["request", "", "", f"{request['image_tokens']:,}", f"{request['prompt_tokens']:,}"])
+    elif len(pages) > 1:
         sums = (f"{sum(page[name] for page in pages):,}" for name in ("image_tokens", "prompt_tokens"))
         rows.append(["total", "", "", *sums])
     print_table([header, *rows], title=f"{document['model']}, {document['text_tokens']:,} text tokens")
+    if request is not None and request["tags"]:
+        around = f"further pages have {request['tags']:,} tokens around them"
+        print_lines([f"{around}; those around the first are text tokens"])
     if most is not None:
         print_lines(_fit_line(page, most) for page in pages)
     # The last note lists the limits in words where the family has none of its own.
