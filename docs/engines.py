@@ -38,8 +38,45 @@ TEXT = """# Serving engines
 Written by `python docs/engines.py`; a test holds the page to what it prints. Pages, requests and steps are those of
 real vLLM 0.32.0 servers on tiny models (`tests/utilization/serving/recorded`).
 
+A page has sums and histograms of lengths. From them alone, `import-profile` and `mfu` give an estimate between bounds.
+With the log of the requests, the work is exact:
+
+```bash
+stagemeter import-profile before.txt after.txt --interval 60 --model MODEL --device H100-SXM --requests log.csv
+stagemeter mfu --profile-run RUN --requests log.csv     # or later
+```
+
+## FLOPs of the language model
+
+The first line of a server counts attention dense, the second the pairs that masks show. The truth is worked out from
+each pass of the engine: new tokens, the context after them, and the keys that each query sees.
+
 {flops}
+## vLLM's own estimate
+
+vLLM counts (`vllm/v1/metrics/perf.py`) each token of a pass with the context at its end, and an output head for each
+pass of a request. That is our dense count where a prompt is computed at once. The parts are vLLM's formula on the
+requests of the log less ours; they add up to the whole difference.
+
 {differences}
+- **Chunks.** A pass does not see the keys of later chunks, and each chunk has a row of the head. vLLM's
+  `estimated_write_bytes_per_gpu_total` gives the number of these rows, and so the rest is known. With several devices
+  an engine, both are `not explained`.
+- **Pairs that the causal mask hides** are in both counts. They are the first line of a server less its second one.
+- **The vision encoder** is in no estimate of vLLM. It is a part of its own where requests have pictures.
+- **Requests under way** at a scrape are in vLLM's estimate and not in a log of finished ones: `not explained`, too.
+
+## Pictures
+
+vLLM's page has no sizes of pictures. `vllm:mm_cache_queries_total` less `vllm:mm_cache_hits_total` is how many were
+new to the cache of the processor, which is not the encoder's. On qwen2_5_vl, eight pictures were looked up and two
+found, and the engine encoded {encoded}. From the page alone, each request counts the page that the options give. In a
+log, `image_ids` says [which pictures are equal](requests.md#a-log-of-requests).
+
+## Several engines
+
+Engines behind one page, as of data_parallel_2, add up. Each has devices of its own; `--devices` says how many there
+are, if an engine has several.
 """
 
 
@@ -153,7 +190,8 @@ def differences() -> str:
 
 def page() -> str:
     """Return the page."""
-    return TEXT.format(flops=flops(), differences=differences())
+    encoded = sum(encoded for _, encoded, *_ in SCHEDULES["qwen2_5_vl"])
+    return TEXT.format(flops=flops(), differences=differences(), encoded=encoded)
 
 
 if __name__ == "__main__":

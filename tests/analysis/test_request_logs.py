@@ -143,6 +143,29 @@ def test_pictures_of_served_requests(name, tmp_path):
     assert found["pages_cached"] == (name == "qwen2_5_vl_prefix_cache")
 
 
+def test_pictures_that_come_again_are_encoded_once(tmp_path):
+    """The language model computes each prompt; an encoder runs for a name's first picture, and for those without."""
+    names = ("prompt_tokens", "cached_tokens", "output_tokens", "image_sizes", "image_ids")
+    rows = [
+        (300, 0, 5, "448x336", "a"),
+        (310, 0, 5, "448x336", '["a"]'),
+        (310, 0, 5, "448x336", "b"),
+        (310, 250, 5, "448x336", "a"),
+        (320, 0, 5, "448x336", None),
+        (320, 0, 5, "448x336", None),
+        (40, 0, 5, None, None),
+    ]
+    found = costs_of(write(tmp_path / "log.csv", rows, names), model=QWEN)
+    plain = costs_of(write(tmp_path / "plain.csv", [row[:-1] for row in rows], names[:-1]), model=QWEN)
+    page = alone(QWEN, 300, 0, 5, image_w=448, image_h=336)
+    for stage in ("vit", "merger"):
+        assert found["stages"][stage]["flops"] == 4 * page["stages"][stage]["flops"]
+        assert plain["stages"][stage]["flops"] == 5 * page["stages"][stage]["flops"]
+    for stage in ("prefill", "decode"):
+        assert found["stages"][stage] == plain["stages"][stage]
+    assert [found[name] for name in ("pages", "pages_cached", "pages_encoded_before")] == [6, 1, 1]
+
+
 @given(st.data())
 @settings(max_examples=15, deadline=None)
 def test_batches_and_kinds_of_numbers_change_nothing(data):
@@ -206,6 +229,10 @@ def test_bad_lines_are_named_or_skipped(line, reason, tmp_path):
         ("prompt_tokens,output_tokens\n1,2,3\n", "line 2: has more columns than the header"),
         ("input_tokens,output_tokens,cache_read_input_tokens\n1,2,3\n", "counts tokens beside those of the prompt"),
         ("prompt_tokens,output_tokens,total_tokens\n1,2,4\n", "line 2: total_tokens 4 is not prompt_tokens 1"),
+        (
+            "prompt_tokens,output_tokens,image_sizes,image_id\n9,2,,x\n",
+            "line 2: image_ids is 'x', and the request has no",
+        ),
         ("prompt_tokens,output_tokens,image_width\n1,2,4\n", "has image_width. Give image_width and image_height"),
         ("prompt_tokens,output_tokens,image_sizes\n1,2,4x4\n", "line 2: has a picture, and llama-3.1-8b reads text"),
         ('{"prompt_tokens": 1, "output_tokens": 1}\n{"prompt_tok\n', "line 2: is no JSON"),
@@ -348,6 +375,8 @@ def test_columns_are_known_by_each_of_their_names(tmp_path):
                 at[last] = value
             other = {"image_width": "image_height", "image_height": "image_width"}.get(column)
             line = {**row, **inner, **({other: 600} if other else {})}
+            if column == "image_ids":
+                line["image_sizes"] = "600x600"
             log = tmp_path / "log.jsonl"
             log.write_text(json.dumps(line), encoding="utf-8")
             (batch,) = open_log(log, BadLines(log, skip=False)).batches

@@ -79,6 +79,7 @@ class RequestCosts:
     _stages: dict[str, Sums] = field(default_factory=dict)
     _groups: Counter[tuple[PageViews, bool]] = field(default_factory=Counter)
     _views: dict[tuple[int, int], PageViews | str] = field(default_factory=dict)
+    _pages: set[str | None] = field(default_factory=set)
     _flops: list[NDArray[Any]] = field(default_factory=list)
     _dearest: list[dict[str, int]] = field(default_factory=list)
     _form: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +113,7 @@ class RequestCosts:
             width, height = (np.full(len(requests.line), side, np.int64) for side in self.page)
         else:
             width, height = requests.width, requests.height
+        again = self._seen_before(requests)
         sizes, which = np.unique(width * (LONGEST_SIDE + 1) + height, return_inverse=True)
         numbers: dict[PageViews | str, int] = {}
         views = [self._views_of(*divmod(size, LONGEST_SIDE + 1)) for size in sizes.tolist()]
@@ -125,9 +127,20 @@ class RequestCosts:
             rows = self._possible(requests, rows, one)
             cached = requests.cached[rows]
             held = (cached > 0) & (cached >= one.image_tokens) & (one.global_views > 0)
-            for page_cached in (False, True):
-                if len(part := rows[held == page_cached]):
-                    self._add_group(requests.where(part), one, page_cached)
+            for page_cached, encoded_before in ((False, False), (False, True), (True, False)):
+                of_kind = (held == page_cached) & (page_cached | (again[rows] == encoded_before))
+                if len(part := rows[of_kind]):
+                    self._add_group(requests.where(part), one, page_cached, encoded_before)
+
+    def _seen_before(self, requests: Requests) -> NDArray[Any]:
+        """Return which requests have the page of an earlier one, as far as the log tells pages apart."""
+        import numpy as np
+
+        again = np.zeros(len(requests.line), bool)
+        for row, page in enumerate(() if requests.page is None else requests.page.tolist()):
+            again[row] = page is not None and page in self._pages
+            self._pages.add(page)
+        return again
 
     def _views_of(self, width: int, height: int) -> PageViews | str:
         """Return the views of a page, or why there are none."""
@@ -256,13 +269,16 @@ class RequestCosts:
         values = (largest.macs, largest.kv_reads, largest.kv_writes)
         return object if max(map(int, values)) >= _LIMIT else np.int64
 
-    def _add_group(self, requests: Requests, views: PageViews, page_cached: bool) -> None:
+    def _add_group(self, requests: Requests, views: PageViews, page_cached: bool, encoded_before: bool = False) -> None:
         import numpy as np
 
         count, kind = len(requests.line), self._kind(views, page_cached, requests)
         given = {name: getattr(requests, name).astype(kind) for name in ("prompt", "cached", "output")}
         whole = np.zeros(count, kind)
         for name, (needed, executed) in self._costs(views, **given).items():
+            if encoded_before and name not in (PREFILL, DECODE):
+                # An engine keeps the encoder's output of a page.
+                continue
             sums = self._stages[name]
             sums.needed += Cost(**{one: exact_sum(getattr(needed, one), count) for one in _NEEDED})
             sums.executed += exact_sum(executed.macs, count)
@@ -276,6 +292,7 @@ class RequestCosts:
                 "requests": count,
                 "pages": count * (views is not NO_PAGE),
                 "pages_cached": count * page_cached,
+                "pages_encoded_before": count * encoded_before,
                 **{f"{name}_tokens": number for name, number in tokens.items()},
                 "decode_steps": tokens["output"] - count,
                 "beyond": int((requests.prompt + requests.output - 1 > decoder.max_positions).sum()),
@@ -328,6 +345,7 @@ class RequestCosts:
             "decode_steps": self._tokens["decode_steps"],
             "pages": self._tokens["pages"],
             "pages_cached": self._tokens["pages_cached"],
+            "pages_encoded_before": self._tokens["pages_encoded_before"],
             "stages": stages,
             "total": dict(sums),
             "flops_per_request": quantiles(flops, sums["flops"]),

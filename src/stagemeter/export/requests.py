@@ -46,7 +46,8 @@ def stage_rows(costs: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _lengths(costs: Mapping[str, Any]) -> str:
-    pages = f"{costs['pages']:,} pages, {costs['pages_cached']:,} of them cached; " if costs["pages"] else ""
+    before = f", {costs['pages_encoded_before']:,} encoded before" if costs["pages_encoded_before"] else ""
+    pages = f"{costs['pages']:,} pages, {costs['pages_cached']:,} of them cached{before}; " if costs["pages"] else ""
     return (
         f"{pages}{costs['prompt_tokens']:,} prompt tokens, {costs['cached_tokens']:,} of them cached; "
         f"{costs['output_tokens']:,} output tokens, {costs['dtype']}"

@@ -92,7 +92,8 @@ class LanguageForms:
     @property
     def knows_cache(self) -> bool:
         """Whether the closed form of a prefill tells new tokens from the context; those of earlier reports do not."""
-        return "context" in self.report["closed_form"]["stages"][PREFILL]["variables"]
+        # Layers that all have a window read some tokens of the context.
+        return not {"context", "read"}.isdisjoint(self.report["closed_form"]["stages"][PREFILL]["variables"])
 
     def bends(self, first: int, last: int) -> list[int]:
         """Return the contexts between which the cost of a step grows evenly, the first and the last included."""

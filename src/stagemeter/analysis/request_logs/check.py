@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,10 @@ class BadLines:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests of a log as arrays; `width` and `height` are those of the page, 0 without one."""
+    """Requests of a log as arrays; `width` and `height` are those of the page, 0 without one.
+
+    `page` is the identity of the page as the log tells it, None where it does not.
+    """
 
     line: NDArray[Any]
     prompt: NDArray[Any]
@@ -81,10 +85,14 @@ class Requests:
     output: NDArray[Any]
     width: NDArray[Any]
     height: NDArray[Any]
+    page: NDArray[Any] | None = None
 
     def where(self, rows: NDArray[Any]) -> Requests:
         """Return some of the requests."""
-        return Requests(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        numbers = (self.line, self.prompt, self.cached, self.output, self.width, self.height)
+        line, prompt, cached, output, width, height = (values[rows] for values in numbers)
+        page = None if self.page is None else self.page[rows]
+        return Requests(line, prompt, cached, output, width, height, page)
 
 
 def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
@@ -121,9 +129,14 @@ def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
         sizes = _sizes(table["image_sizes"], mark)
         mark((width > 0) & (sizes[0] > 0), lambda row: "image_sizes and image_width both tell a picture")
         width, height = width + sizes[0], height + sizes[1]
+    page = None
+    if "image_ids" in table.columns:
+        page = _identities(table["image_ids"])
+        told = np.fromiter((one is not None for one in page), bool, len(page))
+        mark(told & (width == 0), lambda row: f"image_ids is {shown(page[row])}, and the request has no picture")
     for row in sorted(wrong):
         bad.add(int(lines[row]), wrong[row])
-    found = Requests(lines, prompt, cached, output, width, height)
+    found = Requests(lines, prompt, cached, output, width, height, page)
     return found.where(np.setdiff1d(np.arange(len(lines)), list(wrong))) if wrong else found
 
 
@@ -164,6 +177,20 @@ def _over(cached: int, prompt: int) -> str:
     if cached > prompt:
         return f"cached_tokens {cached} are more than prompt_tokens {prompt}"
     return f"cached_tokens {cached} are the whole prompt, whose last token is always computed"
+
+
+def _identities(values: pandas.Series) -> NDArray[Any]:
+    """Return what tells a request's picture from others, None where nothing is told: a name, or a list of one."""
+    import numpy as np
+
+    found = np.empty(len(values), object)
+    for row, value in enumerate(values.tolist()):
+        if isinstance(value, str) and value.strip().startswith("["):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(value)
+        one = value[0] if isinstance(value, list) and len(value) == 1 else value
+        found[row] = None if one is None or one != one or one in ("", []) else str(one)
+    return found
 
 
 def _sizes(values: pandas.Series, mark: Callable[[Any, Callable[[int], str]], None]) -> tuple[Any, Any]:

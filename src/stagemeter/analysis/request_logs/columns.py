@@ -30,6 +30,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "image_width": ("image_width",),
     "image_height": ("image_height",),
     "image_sizes": ("image_sizes", "images"),
+    "image_ids": ("image_ids", "image_id", "image_hashes", "image_hash"),
 }
 #: Objects that hold such names, too: the usage of OpenAI's interface (vllm/entrypoints/openai/engine/protocol.py,
 #: ``UsageInfo``), in its responses and files of batches, and SGLang's (``meta_info`` of ``/generate``).
@@ -83,7 +84,7 @@ def require_columns(path: Path, names: Sequence[str], found: Set[str]) -> None:
             raise StagemeterError(
                 f"{path}: lacks a column {column}; it has {', '.join(map(shown, names[:20]))}. Name one of {known}"
             )
-    pictures = sorted(name for name in found if name.startswith("image_"))
+    pictures = sorted(name for name in found if name.startswith("image_") and name != "image_ids")
     if pictures not in ([], ["image_sizes"], ["image_height", "image_width"]):
         raise StagemeterError(
             f"{path}: has {' and '.join(pictures)}. Give image_width and image_height, or image_sizes alone"

@@ -77,7 +77,7 @@ class RequestLog:
     @property
     def has_pages(self) -> bool:
         """Whether the log has columns of pictures."""
-        return any(column.startswith("image_") for column in self.columns)
+        return any(column.startswith("image_") and column != "image_ids" for column in self.columns)
 
 
 def checked_tables(tables: Iterable[pandas.DataFrame], bad: BadLines) -> Iterator[Requests]:
