@@ -14,6 +14,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_measured
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.lookup import describe_model
+from stagemeter.profiling.readers.energy import Energy
 from stagemeter.profiling.readers.engines.pages import page_of
 from stagemeter.profiling.readers.live import Served
 from stagemeter.profiling.readers.prometheus import growth
@@ -93,3 +94,21 @@ def test_idle_time_has_no_flops():
     assert interval["serving"]["mfu"] == 0
     assert interval["serving_flops"] == {}
     assert "prefix_hit_rate" not in interval["serving"]
+
+
+def test_energy_is_of_what_was_served_since_it_was_last_known():
+    meter = watching()
+    meter.add(served(0, 1))
+    first = meter.use(Energy(500.0, 10.0))
+    assert first == {"joules": 500.0, "watts": 50.0, "joules_per_new_token": 500 / 8, "joules_per_request": 500.0}
+    # A meter that gave nothing for an interval covers both.
+    meter.add(served(1, 2))
+    meter.add(served(2, 4))
+    assert meter.use(Energy(900.0, 20.0))["joules_per_request"] == 300.0
+    # Something was lost: its energy is of no request.
+    meter.add(served(4, 5))
+    meter.lose()
+    meter.add(served(5, 6))
+    assert meter.use(Energy(100.0, 10.0))["joules_per_new_token"] == 25.0
+    assert meter.energy == Energy(1500.0, 40.0)
+    assert meter.powered.requests == 5

@@ -22,6 +22,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers.energy import Energy, PowerMeter, is_power_page
 from stagemeter.profiling.readers.engines.address import fetch
 from stagemeter.profiling.readers.live import Served, Server
 from stagemeter.profiling.readers.prometheus import RestartedError
@@ -99,7 +100,7 @@ def watch(
     peak = _peak(asked, config.dtype)
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
-    servers = _servers(asked)
+    servers, power = _servers(asked)
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
@@ -108,7 +109,7 @@ def watch(
     default_name = f"{Path(config.model).name} watched on {peak.name}"
     with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
         watched = Watched(run.run_id)
-        loop = _Loop(asked, servers, meter, watched, on_interval, on_note)
+        loop = _Loop(asked, servers, power, meter, watched, on_interval, on_note)
         loop.run()
         watched.messages = run_messages(run)
         if meter.whole is not None and meter.whole.requests:
@@ -129,17 +130,21 @@ def _peak(asked: Asked, dtype: str) -> Peak:
     return device_peak(find_device(str(asked.device), "or give --peak-tflops"), dtype)
 
 
-def _servers(asked: Asked) -> list[Server]:
+def _servers(asked: Asked) -> tuple[list[Server], list[PowerMeter]]:
     """Read the first page of each address, and refuse those of several models."""
     twice = next((url for url in asked.urls if asked.urls.count(url) > 1), None)
     if twice is not None:
         raise StagemeterError(f"urls: {twice} is given twice. Give each server once")
-    servers = [Server(url, fetch(url), asked.engine_model) for url in asked.urls]
+    texts = {url: fetch(url) for url in asked.urls}
+    power = [PowerMeter(url, text) for url, text in texts.items() if is_power_page(text)]
+    servers = [Server(url, text, asked.engine_model) for url, text in texts.items() if not is_power_page(text)]
+    if not servers:
+        raise StagemeterError("urls: all are meters of power, and none is a server. Give a server's /metrics")
     models = {server.model: server.name for server in servers}
     if len(models) > 1:
         found = ", ".join(f"{model or 'one without a name'} at {name}" for model, name in models.items())
         raise StagemeterError(f"urls: the servers serve several models: {found}. Watch each model by itself")
-    return servers
+    return servers, power
 
 
 def _each(asked: Asked, servers: Sequence[Server]) -> int | None:
@@ -157,6 +162,7 @@ class _Loop:
         self,
         asked: Asked,
         servers: Sequence[Server],
+        power: Sequence[PowerMeter],
         meter: Watching,
         watched: Watched,
         on_interval: OnInterval,
@@ -165,9 +171,12 @@ class _Loop:
         from stagemeter.tracking.watch import Series
 
         self._asked, self._servers, self._meter, self._watched = asked, servers, meter, watched
+        self._power = power
         self._on_interval, self._on_note = on_interval, on_note
         self._series = Series(watched.run_id, [server.name for server in servers])
         self._silent: dict[str, float] = {}
+        # Whether something was served, or used, that no interval has.
+        self._lost = False
 
     def run(self) -> None:
         """Watch."""
@@ -175,6 +184,11 @@ class _Loop:
         # Opening the run took time, which belongs to no interval.
         for server in self._servers:
             self._read(server)
+        self._measure()
+        gpus, devices = sum(meter.gpus for meter in self._power), self._asked.devices
+        devices = devices or sum(server.engines for server in self._servers)
+        if self._power and gpus != devices:
+            self._note(f"energy is of all {gpus} GPUs of the pages, and {devices} devices serve")
         begun = time.monotonic()
         end = None if self._asked.lasts is None else begun + self._asked.lasts
         with _stopped_by_signals() as stop:
@@ -200,6 +214,11 @@ class _Loop:
             for part in parts[1:]:
                 served = served + part
             interval = self._meter.add(served)
+        if self._power and not left_out:
+            # A gap of a server is one of the meters, too, so that both cover the same time.
+            energy = self._measure()
+            if energy is not None:
+                interval["serving"] |= self._meter.use(energy)
         interval["serving"]["servers_left_out"] = left_out
         interval |= {"number": len(self._watched.intervals), "ended": time.time()}
         self._watched.intervals.append(interval)
@@ -215,6 +234,7 @@ class _Loop:
         except RestartedError as error:
             self._silent.pop(server.name, None)
             self._note(f"{_clock()} the interval of {unseen:.3g} s is left out: {error}")
+            self._lost = True
             return None
         except StagemeterError as error:
             if server.name not in self._silent:
@@ -224,6 +244,24 @@ class _Loop:
         if self._silent.pop(server.name, None) is not None:
             self._note(f"{_clock()} {server.name} answers again, and this interval is of {unseen:.3g} s")
         return served
+
+    def _measure(self) -> Energy | None:
+        """Return the energy since the last time; None if it is not known."""
+        parts: list[Energy] = []
+        for meter in self._power:
+            try:
+                parts.append(meter.read())
+            except StagemeterError as error:
+                self._note(f"{_clock()} no energy: {error}")
+                # The other meters have been read, and go on from here.
+                self._lost |= isinstance(error, RestartedError) or len(self._power) > 1
+        if len(parts) < len(self._power):
+            return None
+        lost, self._lost = self._lost, False
+        if lost or not parts:
+            self._meter.lose()
+            return None
+        return Energy(sum(part.joules for part in parts), max(part.seconds for part in parts))
 
     def _note(self, note: str, logged: bool = True) -> None:
         if logged:
@@ -290,4 +328,8 @@ def _whole(meter: Watching, asked: Asked, notes: Sequence[str]) -> Profile:
         hardware["device"] = find_device(asked.device).name
     more = [f"{len(notes) - _NOTED} more gaps and restarts"] if len(notes) > _NOTED else []
     said = [f"watched every {asked.every:g} s", *notes[:_NOTED], *more]
-    return replace(profile, hardware={**profile.hardware, **hardware}, notes=(*profile.notes, *said))
+    metrics = dict(profile.metrics)
+    if meter.energy is not None and meter.powered is not None:
+        metrics |= {f"engine/{name}": value for name, value in meter.shares(meter.energy, meter.powered).items()}
+    hardware = {**profile.hardware, **hardware}
+    return replace(profile, hardware=hardware, metrics=metrics, notes=(*profile.notes, *said))

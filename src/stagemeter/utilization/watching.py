@@ -16,6 +16,7 @@ from stagemeter.core.stage_names import DECODE, PREFILL, TOTAL
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
+from stagemeter.profiling.readers.energy import Energy
 from stagemeter.profiling.readers.live import Served
 from stagemeter.utilization.mixed_lengths import requests_work
 from stagemeter.utilization.pairing import pair, why_no_hfu
@@ -42,6 +43,8 @@ class Watching:
         Devices of an engine as given; None: one.
     whole : Served or None
         The sum of all intervals.
+    energy, powered : Energy or None, Served or None
+        The sum of energies, and what was served meanwhile.
     """
 
     report: Mapping[str, Any]
@@ -49,7 +52,10 @@ class Watching:
     peak: Peak
     devices_per_engine: int | None = None
     whole: Served | None = None
+    energy: Energy | None = None
+    powered: Served | None = None
     _waiting: Served | None = field(default=None, repr=False)
+    _unpowered: Served | None = field(default=None, repr=False)
 
     def devices(self, served: Served) -> Devices:
         """Return the devices of some engines."""
@@ -62,14 +68,14 @@ class Watching:
         ``serving`` has rates, shares and numbers of things by name, and ``serving_flops`` the FLOPs by stage of the
         requests that finished: empty while some are under way and none has finished.
         """
-        self.whole = served if self.whole is None else self.whole + served
+        self.whole, self._unpowered = _sum(self.whole, served), _sum(self._unpowered, served)
         processed, requests = served.processed, served.requests
         values = {"seconds": served.seconds, "engines": served.engines, "requests": requests}
-        values |= _rates(served, processed)
+        values |= self._rates(served, processed)
         rate = self.peak.flops_per_second * self.devices(served).count * served.seconds
         if processed.get("estimated_flops"):
             values["engine_mfu"] = processed["estimated_flops"] * self.devices(served).per_request / rate
-        waiting = served if self._waiting is None else self._waiting + served
+        waiting = _sum(self._waiting, served)
         worked = requests or processed.get("prompt_tokens") or processed.get("new_tokens")
         flops: dict[str, int] = {}
         if requests:
@@ -106,20 +112,51 @@ class Watching:
         values = {name: section[name] for name in _SHARES if name in section}
         return {**values, "work_seconds": served.seconds}, flops
 
+    def _rates(self, served: Served, processed: Mapping[str, float]) -> dict[str, float]:
+        """Return rates of tokens and requests, and shares of hits, as far as the page has them."""
+        values = {
+            f"{name}_per_second": processed[name] / served.seconds
+            for name in ("prompt_tokens", "computed_tokens", "new_tokens")
+            if name in processed
+        }
+        values["requests_per_hour"] = served.requests * _HOUR / served.seconds
+        if self._reads_pages:
+            values["pages_per_hour"] = self._pages(served) * _HOUR / served.seconds
+        for cache in ("prefix", "multimodal"):
+            asked, hits = processed.get(f"{cache}_queries"), processed.get(f"{cache}_hits")
+            if asked and hits is not None:
+                values[f"{cache}_hit_rate"] = hits / asked
+        return values
 
-def _rates(served: Served, processed: Mapping[str, float]) -> dict[str, float]:
-    """Return rates of tokens and requests, and shares of hits, as far as the page has them."""
-    values = {
-        f"{name}_per_second": processed[name] / served.seconds
-        for name in ("prompt_tokens", "computed_tokens", "new_tokens")
-        if name in processed
-    }
-    values["requests_per_hour"] = served.requests * _HOUR / served.seconds
-    pictures = processed.get("multimodal_queries")
-    if pictures:
-        values["pictures_per_hour"] = pictures * _HOUR / served.seconds
-    for cache in ("prefix", "multimodal"):
-        asked, hits = processed.get(f"{cache}_queries"), processed.get(f"{cache}_hits")
-        if asked and hits is not None:
-            values[f"{cache}_hit_rate"] = hits / asked
-    return values
+    @property
+    def _reads_pages(self) -> bool:
+        return bool(self.report["metadata"]["workload"]["global_views"])
+
+    def _pages(self, served: Served) -> float:
+        """Return the pictures that the multimodal cache was asked for, else one for each request that finished."""
+        return served.processed.get("multimodal_queries") or served.requests
+
+    def use(self, energy: Energy) -> dict[str, float]:
+        """Take the energy since the last time, all intervals since then included, and return its numbers."""
+        served, self._unpowered = self._unpowered, None
+        if served is None:
+            return {}
+        before = self.energy or Energy(0.0, 0.0)
+        self.energy = Energy(before.joules + energy.joules, before.seconds + energy.seconds)
+        self.powered = _sum(self.powered, served)
+        return self.shares(energy, served)
+
+    def shares(self, energy: Energy, served: Served) -> dict[str, float]:
+        """Return the power, and the energy of a new token, a request and a page."""
+        values = {"joules": energy.joules, "watts": energy.joules / energy.seconds}
+        of = {"new_token": served.processed.get("new_tokens"), "request": served.requests}
+        of["page"] = self._pages(served) if self._reads_pages else None
+        return values | {f"joules_per_{what}": energy.joules / count for what, count in of.items() if count}
+
+    def lose(self) -> None:
+        """Leave out what was served since energy was last known."""
+        self._unpowered = None
+
+
+def _sum(earlier: Served | None, served: Served) -> Served:
+    return served if earlier is None else earlier + served

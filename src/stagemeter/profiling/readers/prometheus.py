@@ -110,7 +110,7 @@ def read_page(name: str, text: str, engine: Engine, engine_model: str | None, ea
     """
     wanted, started = engine.wanted, None
     models: dict[str, dict[str, dict[Series, _Values]]] = {}
-    for sample in _samples(name, text):
+    for sample in samples(name, text):
         if sample.name == _STARTED:
             started = sample.value
         # The parser ends the names of all counters in _total.
@@ -147,7 +147,8 @@ def require_whole(name: str, text: str) -> None:
         raise StagemeterError(f"{name}: the page ends within a line, so it was cut off. {_ADVICE}")
 
 
-def _samples(name: str, text: str) -> Iterator[Sample]:
+def samples(name: str, text: str) -> Iterator[Sample]:
+    """Read all samples of a page; `name` is the page's in errors."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
