@@ -234,6 +234,22 @@ def test_bad_input_opens_no_run(watch, pages, options, message):
     assert run is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_a_log_makes_the_whole_exact_unless_it_contradicts_the_pages(watch, tmp_path, left_out):
+    lines = [",".join(map(str, request)) for request in REQUESTS[SCENARIO][left_out:]]
+    (tmp_path / "log.csv").write_text("\n".join(["prompt_tokens,cached_tokens,output_tokens", *lines]) + "\n")
+    ended = watch([PAGES[0], PAGES[4], PAGES[DONE]], options=("--requests", tmp_path / "log.csv"))
+    assert ended.code == 0, ended.err
+    engine = artifact(ended.run, "mfu.json")["engine"]
+    if left_out:
+        assert "the log of requests is of no use" in ended.err
+        assert engine["flops_least"] < EXACT < engine["flops_most"]
+    else:
+        assert engine["flops"] == EXACT
+        assert ended.run.data.metrics["mfu/engine"] == pytest.approx(EXACT / (engine["seconds"] * PEAK))
+
+
 #: Ends as `stagemeter` does, and says which of the heavy packages were imported.
 PROCESS = """
 import atexit, sys

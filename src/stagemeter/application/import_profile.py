@@ -92,7 +92,7 @@ def import_profile(
     if source.requests is not None:
         if "engine/requests" not in profile.metrics:
             _refuse(source, "times that are not of a serving engine's requests", "requests")
-        profile = _with_log(profile, config, source.requests)
+        profile = with_log(profile, config, source.requests)
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
     if not profile.times_ms and "engine/requests" not in profile.metrics:
@@ -130,7 +130,7 @@ def import_profile(
     return Profiled(document, run.run_id, run_messages(run))
 
 
-def _with_log(profile: Profile, config: AnalysisConfig, log: Path) -> Profile:
+def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> Profile:
     """Add the exact work of the requests of a log, which are those of the profile."""
     from stagemeter.application.requests import open_costs
     from stagemeter.utilization.served import served_requests

@@ -15,6 +15,7 @@ from typing import Any
 from stagemeter.analysis.analyze import estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_measured, plan_request, recorded_settings, refuse_adapter, refuse_parts
+from stagemeter.application.import_profile import with_log
 from stagemeter.application.mfu import count_work
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
@@ -51,6 +52,8 @@ class Asked:
         Device of the peak, or the peak itself.
     devices : int or None
         Devices of all servers. None: one for each engine.
+    requests : Path or None
+        Log of the requests that finish meanwhile. It is read at the end.
     """
 
     urls: tuple[str, ...]
@@ -61,6 +64,7 @@ class Asked:
     peak_tflops: float | None = None
     peak_gbps: float | None = None
     devices: int | None = None
+    requests: Path | None = None
 
 
 @dataclass
@@ -113,7 +117,7 @@ def watch(
         loop.run()
         watched.messages = run_messages(run)
         if meter.whole is not None and meter.whole.requests:
-            watched.pairing = _pair(config, model, asked, meter, watched)
+            watched.pairing = _pair(config, model, _whole(config, meter, watched, asked, on_note), watched, asked)
         else:
             from stagemeter.tracking.watch import describe
 
@@ -296,16 +300,12 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
         restore()
 
 
-def _pair(
-    config: AnalysisConfig, model: ModelDescription, asked: Asked, meter: Watching, watched: Watched
-) -> Pairing | None:
+def _pair(config: AnalysisConfig, model: ModelDescription, profile: Profile, watched: Watched, asked: Asked) -> Pairing:
     """Log the whole time as a profile, and pair it."""
     from stagemeter.tracking.pair import pair_profile
     from stagemeter.tracking.peaks import GivenHardware
     from stagemeter.tracking.profile import log_profile
 
-    assert meter.whole is not None
-    profile = _whole(meter, asked, watched.notes)
     document = profile_document(
         profile,
         plan_measured(config, model, profile.measured),
@@ -320,8 +320,10 @@ def _pair(
     return pair_profile(watched.run_id, count_work, None, given)
 
 
-def _whole(meter: Watching, asked: Asked, notes: Sequence[str]) -> Profile:
+def _whole(config: AnalysisConfig, meter: Watching, watched: Watched, asked: Asked, on_note: OnNote) -> Profile:
+    """Return the profile of the whole time; exact where there is a log of its requests."""
     assert meter.whole is not None
+    notes = watched.notes
     profile, devices = meter.whole.profile(), meter.devices(meter.whole)
     hardware = {"devices": str(devices.count), "devices_source": devices.source}
     if asked.device is not None:
@@ -332,4 +334,13 @@ def _whole(meter: Watching, asked: Asked, notes: Sequence[str]) -> Profile:
     if meter.energy is not None and meter.powered is not None:
         metrics |= {f"engine/{name}": value for name, value in meter.shares(meter.energy, meter.powered).items()}
     hardware = {**profile.hardware, **hardware}
-    return replace(profile, hardware=hardware, metrics=metrics, notes=(*profile.notes, *said))
+    profile = replace(profile, hardware=hardware, metrics=metrics, notes=(*profile.notes, *said))
+    if asked.requests is None:
+        return profile
+    try:
+        return with_log(profile, config, asked.requests)
+    except StagemeterError as error:
+        # What was watched is kept in any case.
+        why = f"FLOPs are between bounds, since the log of requests is of no use: {error}"
+        on_note(why)
+        return replace(profile, notes=(*profile.notes, why))

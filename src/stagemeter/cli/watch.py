@@ -11,7 +11,7 @@ import click
 
 from stagemeter.cli.options import devices_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import FRACTION, TEXT, Duration, Optional
+from stagemeter.cli.types import FRACTION, PATH, TEXT, Duration, Optional
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.escape import printable
 
@@ -35,6 +35,13 @@ Examples:
 @click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
 @click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
 @devices_option
+@click.option(
+    "--requests",
+    metavar="FILE",
+    type=PATH,
+    help="Log of the requests that finish meanwhile, as `import-profile` takes it. It is read at the end: FLOPs of the "
+    "whole time are exact.",
+)
 @workload_options("watch")
 @run_options
 @output_options
