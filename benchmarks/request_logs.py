@@ -31,6 +31,8 @@ def write_log(path: Path, count: int) -> None:
     table = pandas.DataFrame(columns)
     if path.suffix == ".parquet":
         table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.to_json(path, orient="records", lines=True)
     else:
         table.to_csv(path, index=False)
 
@@ -41,7 +43,7 @@ def main(largest: int) -> None:
     """Print how time and memory grow with a log."""
     rows = []
     for count, limit in SIZES.items():
-        for kind in ("csv", "parquet") if count <= largest else ():
+        for kind in ("csv", "parquet", "jsonl") if count <= largest else ():
             with tempfile.TemporaryDirectory() as folder:
                 log = Path(folder) / f"log.{kind}"
                 write_log(log, count)
