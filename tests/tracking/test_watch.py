@@ -16,7 +16,10 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from replayed_server import CONFIGS, LLAMA, REQUESTS, ReplayedServer, page
+
+from stagemeter.tracking.watch import Series
 
 SCENARIO = "prefix_cache"
 DONE = len(REQUESTS[SCENARIO])
@@ -339,3 +342,31 @@ def test_vllm_itself(runs, experiment, command, tmp_path, free_port):
     assert engine["requests"] == 3
     # No prompt is cut into chunks, so that vLLM counts what we do.
     assert engine["flops_least"] <= engine["engine_flops"] <= engine["flops_most"]
+
+
+def test_what_the_store_does_not_take_is_sent_later(experiment, monkeypatch):
+    client = MlflowClient()
+    run_id = client.create_run(client.get_experiment_by_name(experiment).experiment_id).info.run_id
+    series = Series(run_id, ["http://a:8000/metrics"])
+    log_batch, now = MlflowClient.log_batch, [0.0]
+    monkeypatch.setattr("stagemeter.tracking.watch.time.monotonic", lambda: now[0])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("the server is away")
+
+    def add(number: int) -> str | None:
+        return series.add({"number": number, "ended": 1.0, "serving": {"mfu": number / 10}, "serving_flops": {}})
+
+    assert add(0) is None
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    # The first refusal is said; the store is not asked again at once, and later refusals are not said again.
+    assert "the server is away" in add(1)
+    now[0] = 31.0
+    assert add(2) is None
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    assert add(3) is None
+    assert len(client.get_metric_history(run_id, "serving/mfu")) == 1
+    now[0] = 100.0
+    assert add(4) is None
+    history = client.get_metric_history(run_id, "serving/mfu")
+    assert sorted((point.step, point.value) for point in history) == [(number, number / 10) for number in range(5)]
