@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.fit import fit_page, sizes_of
+from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
 from stagemeter.analysis.pages import page_views
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.pdf import PdfPage
 from stagemeter.models.lookup import describe_model
 
 MODELS = [
@@ -17,6 +18,10 @@ MODELS = [
     "gemma-4-e2b",
     "mistral-small-3.1-24b",
     "llava-1.6-mistral-7b",
+    "llama-4-scout",
+    "minicpm-ocr-default",
+    "paddleocr-vl",
+    "smolvlm-256m",
 ]
 
 
@@ -65,6 +70,22 @@ def test_it_fits_and_one_step_larger_does_not(name, width, height, most, dpi):
         assert tokens_of(model, width, height, **{limit: value}) <= most
         above = tokens_of(model, width, height, **{limit: value + 1})
         assert above is None or above > most
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(40, 300, width=32), st.floats(40, 300, width=32), st.integers(1, 900), st.integers(72, 150))
+def test_a_page_of_a_pdf_is_rendered_at_the_answer(width, height, most, dpi):
+    model, page = describe_model("qwen2.5-vl-7b"), PdfPage("", width, height)
+    found = fit_page(AnalysisConfig(), model, sizes_of_pdf(page, dpi), most)
+    whole = tokens_of(model, *page.pixels(dpi))
+    if found.size is None:
+        assert whole > most
+    else:
+        assert found.size == page.pixels(found.dpi)
+        assert tokens_of(model, *found.size) == found.tokens <= most
+        assert (found.dpi >= dpi) == (whole <= most)
+        if found.dpi < 4 * dpi:
+            assert tokens_of(model, *page.pixels(found.dpi + 1)) == found.next_tokens > most
 
 
 def test_by_hand():

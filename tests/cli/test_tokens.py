@@ -1,16 +1,10 @@
 """`stagemeter tokens`: what pages become, as processors of transformers make it, and what fits."""
 
 import json
-import random
 
 import pytest
 from PIL import Image
-from transformers import GotOcr2ImageProcessor
-from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.application.tokens import count_tokens
 
 QWEN = ("--model", "qwen2.5-vl-7b")
 
@@ -28,27 +22,6 @@ def tokens(stagemeter):
 def of_qwen(width, height):
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 14 * 14 * 4 * 16384})
     return processor.get_number_of_image_patches(height, width, {}) // 4
-
-
-def of_glm(width, height):
-    processor = Glm46VImageProcessorPil(size={"shortest_edge": 12_544, "longest_edge": 9_633_792})
-    return processor.get_number_of_image_patches(height, width, {}) // 4
-
-
-def of_internvl(width, height):
-    processor = GotOcr2ImageProcessor(crop_to_patches=True, min_patches=1, max_patches=12)
-    return 256 * processor.get_number_of_image_patches(height, width, {"patch_size": {"height": 448, "width": 448}})
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"), [("qwen2.5-vl-7b", of_qwen), ("glm-ocr", of_glm), ("internvl3-1b", of_internvl)]
-)
-def test_random_sizes_are_those_of_the_processor(model, expected):
-    rng = random.Random(19)
-    sizes = [(rng.randint(40, 5000), rng.randint(40, 5000)) for _ in range(400)]
-    found = count_tokens(AnalysisConfig(model=model, text_tokens=30), [f"{width}x{height}" for width, height in sizes])
-    assert [page["image_tokens"] for page in found["pages"]] == [expected(*size) for size in sizes]
-    assert all(page["prompt_tokens"] == page["image_tokens"] + 30 for page in found["pages"])
 
 
 def test_each_kind_of_page_is_read(tokens, folder, make_pdf):

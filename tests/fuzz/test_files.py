@@ -170,6 +170,27 @@ def test_picture(fuzz, kind):
     fuzz(f"picture/{kind}", 40, mutate, absurd_report)
 
 
+@cache
+def document() -> bytes:
+    """A PDF of three pages."""
+    from pypdfium2 import PdfDocument
+
+    stream = io.BytesIO()
+    made = PdfDocument.new()
+    for size in ((595, 842), (612, 792), (200, 100)):
+        made.new_page(*size)
+    made.save(stream)
+    return stream.getvalue()
+
+
+def test_pdf(fuzz):
+    def mutate(chance: random.Random, folder: Path) -> Callable[[], Ended]:
+        content = mutated_bytes(document(), chance)
+        return written(chance, folder, "scan.pdf", content, *ESTIMATE, "--image", "{}", "--dpi", "100")
+
+    fuzz("pdf", 100, mutate, absurd_report)
+
+
 def event(name: str, start: float, length: float, **more: Any) -> dict[str, Any]:
     return {"ph": "X", "cat": "user_annotation", "name": name, "pid": 1, "tid": 7, "ts": start, "dur": length} | more
 

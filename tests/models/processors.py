@@ -13,21 +13,28 @@ import torch
 from processor_functions import functions_of, views_of_minicpm
 from transformers import GotOcr2ImageProcessor, LlavaNextProcessor, LlavaOnevisionProcessor
 from transformers.image_utils import ChannelDimension, SizeDict
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import get_optimal_tiled_canvas
 from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekOcr2Processor
+from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import (
     get_optimal_tiled_canvas as get_optimal_tiled_canvas_of_mllama,
 )
+from transformers.models.nougat.image_processing_pil_nougat import NougatImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import smart_resize as smart_resize_of_paddle
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 Tokens = Callable[[int, int], int | None]
 
@@ -51,9 +58,9 @@ def _glm(kind: type) -> Tokens:
     return _by_patches(kind(size={"shortest_edge": 12_544, "longest_edge": 9_633_792}), 4)
 
 
-def _internvl(most: int) -> Tokens:
+def _internvl(most: int, side: int = 448) -> Tokens:
     processor = GotOcr2ImageProcessor(crop_to_patches=True, min_patches=1, max_patches=most)
-    views = {"patch_size": {"height": 448, "width": 448}}
+    views = {"patch_size": {"height": side, "width": side}}
     return lambda width, height: 256 * processor.get_number_of_image_patches(height, width, views)
 
 
@@ -104,6 +111,12 @@ def _gemma_4(width: int, height: int) -> int | None:
     except ValueError:
         return None
     return rows * columns // 48**2
+
+
+def _gemma_3_crops(width: int, height: int) -> int:
+    """Return tokens with crops of an array whose elements are one and the same."""
+    page = np.broadcast_to(np.zeros((), np.uint8), (3, height, width))
+    return 256 * (1 + len(Gemma3ImageProcessorPil().pan_and_scan(page, 256, 4, 1.2)))
 
 
 def _kimi(width: int, height: int) -> int:
@@ -174,6 +187,28 @@ def _paddle(width: int, height: int) -> int | None:
 def _one_view(tokens: int) -> Tokens:
     return lambda width, height: tokens
 
+
+#: Published models under settings of a file or a request.
+UNDER_SETTINGS: dict[str, tuple[dict[str, object], dict[str, int], Tokens]] = {
+    "deepseek-ocr": ({}, {"max_tiles": 6}, _unlimited(6)),
+    "gemma-3-4b": ({"do_pan_and_scan": True, "size": 896}, {}, _gemma_3_crops),
+    "got-ocr2": ({"crop_to_patches": True, "size": 1024, "max_patches": 9}, {}, _internvl(9, 1024)),
+    "internvl3-1b": ({}, {"max_tiles": 40}, _internvl(40)),
+    "qwen2.5-vl-7b": ({}, {"min_pixels": 200_704, "max_pixels": 1_003_520}, _qwen(14, 200_704, 1_003_520)),
+    "qwen3-vl-8b": ({}, {"max_pixels": 1_048_576}, _qwen(16, 65_536, 1_048_576)),
+}
+
+#: Real processors of models whose pages all become one view, with the sizes of the published files.
+ONE_VIEW = {
+    "donut-base": lambda: DonutImageProcessorPil(size={"height": 2560, "width": 1920}),
+    "nougat-base": lambda: NougatImageProcessorPil(size={"height": 896, "width": 672}),
+    "llava-1.5-7b": lambda: CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+    "florence-2-base": lambda: CLIPImageProcessorPil(size={"height": 768, "width": 768}, do_center_crop=False),
+    "paligemma-3b": lambda: SiglipImageProcessorPil(size={"height": 224, "width": 224}),
+    "trocr-base": lambda: ViTImageProcessorPil(size={"height": 384, "width": 384}),
+    "gemma-3-4b": lambda: Gemma3ImageProcessorPil(size={"height": 896, "width": 896}),
+    "got-ocr2": lambda: GotOcr2ImageProcessorPil(size={"height": 1024, "width": 1024}, crop_to_patches=False),
+}
 
 #: Published limits stand here again, and not by way of the package.
 TOKENS: dict[str, Tokens] = {
