@@ -166,6 +166,14 @@ def test_pictures_that_come_again_are_encoded_once(tmp_path):
     assert [found[name] for name in ("pages", "pages_cached", "pages_encoded_before")] == [6, 1, 1]
 
 
+def test_page_of_a_log_that_a_prompt_holds():
+    """A page of 448 x 336 pixels takes 192 tokens, one of 612 x 792 takes 616."""
+    costs = RequestCosts(describe_model(QWEN), AnalysisConfig(model=QWEN), BadLines(Path("log"), skip=False))
+    number, width, height = (np.asarray(of, np.int64) for of in ([1, 2, 3], [448, 612, 0], [336, 792, 0]))
+    costs.add(Requests(number, number + 700, number * 0, number, width, height))
+    assert [costs.page_within(tokens) for tokens in (192, 193, 617)] == [None, (448, 336), (612, 792)]
+
+
 @given(st.data())
 @settings(max_examples=15, deadline=None)
 def test_batches_and_kinds_of_numbers_change_nothing(data):

@@ -132,6 +132,15 @@ class RequestCosts:
                 if len(part := rows[of_kind]):
                     self._add_group(requests.where(part), one, page_cached, encoded_before)
 
+    def page_within(self, tokens: int) -> tuple[int, int] | None:
+        """Return the largest page of the log that takes fewer tokens, by width and height; None without such a page."""
+        sizes = {
+            size: views.image_tokens
+            for size, views in self._views.items()
+            if not isinstance(views, str) and 0 < views.image_tokens < tokens
+        }
+        return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
+
     def _seen_before(self, requests: Requests) -> NDArray[Any]:
         """Return which requests have the page of an earlier one, as far as the log tells pages apart."""
         import numpy as np

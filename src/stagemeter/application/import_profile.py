@@ -92,7 +92,7 @@ def import_profile(
     if source.requests is not None:
         if "engine/requests" not in profile.metrics:
             _refuse(source, "times that are not of a serving engine's requests", "requests")
-        profile = with_log(profile, config, source.requests)
+        profile, config = with_log(profile, config, source.requests)
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
     if not profile.times_ms and "engine/requests" not in profile.metrics:
@@ -130,8 +130,8 @@ def import_profile(
     return Profiled(document, run.run_id, run_messages(run))
 
 
-def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> Profile:
-    """Add the exact work of the requests of a log, which are those of the profile."""
+def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> tuple[Profile, AnalysisConfig]:
+    """Add the exact work of the requests of a log, which are those of the profile, and a page of them."""
     from stagemeter.application.requests import open_costs
     from stagemeter.utilization.served import served_requests
 
@@ -140,7 +140,11 @@ def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> Profile:
     costs.notes += requests.notes
     said = f"FLOPs are exact, those of the {served.requests:,} requests of {log.name}"
     notes = [note for note in profile.notes if not note.startswith(ESTIMATED)]
-    return replace(profile, notes=(*notes, said, *costs.notes), served=served.to_dict())
+    page = costs.page_within(profile.measured.get("prompt_tokens", 0)) if costs.page is None else None
+    if page is not None:
+        settings = {**config.model_dump(exclude_unset=True), "image_w": page[0], "image_h": page[1]}
+        config = AnalysisConfig(**settings)
+    return replace(profile, notes=(*notes, said, *costs.notes), served=served.to_dict()), config
 
 
 def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:

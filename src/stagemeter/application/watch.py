@@ -338,7 +338,7 @@ def _whole(config: AnalysisConfig, meter: Watching, watched: Watched, asked: Ask
     if asked.requests is None:
         return profile
     try:
-        return with_log(profile, config, asked.requests)
+        return with_log(profile, config, asked.requests)[0]
     except StagemeterError as error:
         # What was watched is kept in any case.
         why = f"FLOPs are between bounds, since the log of requests is of no use: {error}"
