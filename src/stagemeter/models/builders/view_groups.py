@@ -20,11 +20,13 @@ from stagemeter.models.vision.sam import SamArchitecture, ViewGroup, sam_operato
 def page_groups(sizes: Any, workload: Workload) -> list[ViewGroup]:
     """Return the groups of equal views of a batch: views of whole pages, then tiles."""
     pages = batches_of_pages(workload)
-    whole, tiles = (
-        sum(one.batch_size * getattr(one, views) for one in pages) for views in ("global_views", "local_views")
-    )
-    sides = (whole, workload.base_size), (tiles, workload.image_size)
-    return [view_group(sizes.sam, views, side) for views, side in sides if views]
+    sides = ("global_views", workload.base_size), ("local_views", workload.image_size)
+    return [
+        view_group(sizes.sam, sum(one.batch_size * getattr(one, views) for one in pages), side)
+        for views, side in sides
+        # Batch sizes may be arrays; views of a page are numbers.
+        if any(getattr(one, views) for one in pages)
+    ]
 
 
 def view_group(sam: SamArchitecture, views: int, side: int) -> ViewGroup:
