@@ -6,6 +6,7 @@ from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate
 from stagemeter.analysis.requests import plan_request
 from stagemeter.application.profile import ProfileConfig, profile_page
 from stagemeter.conventions import compare
+from stagemeter.utilization.memory import memory_need
 
 
 def estimate(model, **settings):
@@ -26,6 +27,15 @@ def test_cached_page_is_not_encoded():
     report = estimate("qwen2.5-vl-7b", text_tokens=2000, cached_tokens=5000)
     assert [report["stages"][name]["flops"] for name in ("vit", "merger")] == [0, 0]
     assert any("computes 1,956 of 6,956 tokens" in note and "not encoded" in note for note in report["notes"])
+
+
+def test_cached_page_needs_no_memory_for_its_encoder():
+    model = describe_model("qwen2.5-vl-7b")
+    whole, cached = (
+        memory_need(model.family, model.architecture, plan_request(AnalysisConfig(**asked, text_tokens=2000), model))
+        for asked in ({}, {"cached_tokens": 5000})
+    )
+    assert whole.working_sets["vit"] > 0 == cached.working_sets["vit"]
 
 
 @pytest.mark.parametrize(

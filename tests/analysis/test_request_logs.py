@@ -99,7 +99,7 @@ def test_sums_are_those_of_each_request_alone(ending, tmp_path):
     assert rows[dearest["line"] - first] == [dearest[f"{name}_tokens"] for name in ("prompt", "cached", "output")]
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 256, 5000])
+@pytest.mark.parametrize("chunk", [1, 256])
 @pytest.mark.parametrize("name", ["prefix_cache", "mistral_window", "deepseek_v3_mla"])
 def test_sums_of_prompts_in_chunks_are_those_of_each_request_alone(name, chunk, tmp_path):
     model, rows = str(SERVED / f"{SCENARIOS[name]['config']}.config.json"), SCENARIOS[name]["requests"]

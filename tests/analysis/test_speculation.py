@@ -211,7 +211,7 @@ def test_what_cannot_be_drafted_is_refused(model, asked, reason):
     [
         ("llama-3.1-8b", 1, "decodes no token after the first"),
         ("llama-3.2-11b-vision", 9, "attends to its page besides the prompt"),
-        ("granite-docling-default", 9, "is counted by running it"),
+        pytest.param("granite-docling-default", 9, "is counted by running it", marks=pytest.mark.slow),
     ],
 )
 def test_requests_without_such_steps_are_refused(model, new_tokens, reason):

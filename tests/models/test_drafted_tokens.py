@@ -21,8 +21,8 @@ from stagemeter.models.decoder.passes import cache_arguments
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import ModelDescription, describe_model
 
-#: One of each kind of layer, quick to run.
-FAST = ("llama", "llama4_text", "deepseek_v32", "gpt_oss", "qwen3_next", "mamba2")
+#: Chunks and experts, quick to run.
+FAST = ("llama4_text",)
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 #: transformers gets a prompt wrong whose beginning lightning attention's cache holds.
 RESUMED = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "minimax"]
@@ -82,7 +82,9 @@ def test_needed_verification_is_the_least_work(kind, data):
     assert (found.flops_causal, found.flops) == least
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 @few
 @given(st.data())
 def test_pass_of_one_token_is_a_step_and_arrays_are_passes(kind, data):

@@ -41,10 +41,10 @@ sides = st.integers(50, 6000)
 MODELS = {name: describe_model(name) for family in families().values() for name in family.shipped}
 
 
-def is_refused(model, width, height):
-    """Whether an analysis refuses a page, such as one that is too long for its width."""
+def is_refused(model, width, height, **asked):
+    """Whether an analysis refuses a page, such as one that is too long for its width, or parts of its prompt."""
     try:
-        plan_request(AnalysisConfig(image_w=width, image_h=height), MODELS[model])
+        plan_request(AnalysisConfig(image_w=width, image_h=height, **asked), MODELS[model])
     except StagemeterError:
         return True
     return False
@@ -77,6 +77,53 @@ def test_rows_are_single_analyses(data, **values):
     assert all(len(column) == grid.size for column in rows.values())
     for _ in range(3):
         assert wrong(grid, data.draw(st.integers(0, grid.size - 1))) == []
+
+
+#: Families whose prompts can be computed in parts, one for each kind of layers, with pages and without.
+IN_PARTS = ("llama-3.1-8b", "deepseek-v3", "qwen3-next-80b-a3b", "gpt-oss-20b", "llama-4-scout", "mamba2-default")
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    model=st.sampled_from(IN_PARTS),
+    batch_size=some(st.integers(1, 200), 2),
+    text_tokens=some(st.integers(3001, 6000), 3),
+    new_tokens=some(st.integers(1, 5000), 2),
+    cached_tokens=st.none() | some(st.integers(0, 3000), 3),
+    chunk_tokens=st.none() | some(st.just(0) | st.integers(100, 7000), 3),
+    device=st.none() | some(st.sampled_from(["A100-80GB", "H200-SXM"]), 2),
+    data=st.data(),
+)
+def test_rows_of_prompts_in_parts_are_single_analyses(data, **values):
+    grid = grid_of(**values)
+    for _ in range(3):
+        assert wrong(grid, data.draw(st.integers(0, grid.size - 1))) == []
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "deepseek-ocr", "gemma-3-4b"])
+def test_rows_of_cached_pages_are_single_analyses(name):
+    """Of pages of two sizes, the cache holds some, none, or the text behind them, too."""
+    asked = {"page_size": "600x600,640x900", "text_tokens": "1400,1800", "mode": "base" if "ocr" in name else None}
+    grid = grid_of(model=name, cached_tokens="0,1300", chunk_tokens="0,700", device="H100-SXM", new_tokens="9", **asked)
+    assert grid.size == 2 * 2 * 2 * 2
+    for row in range(grid.size):
+        assert wrong(grid, row) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"cached_tokens": "0,1024"}, "cached_tokens 1024: the prompt has 1024 tokens"),
+        ({"model": "qwen2.5-vl-7b", "cached_tokens": "100"}, "the page begins the prompt with"),
+        ({"model": "gemma-3-4b", "chunk_tokens": "100,900"}, "chunk_tokens 100: .* Give 256 or more"),
+        ({"model": "paligemma-3b", "chunk_tokens": "100"}, "see one another"),
+        ({"chunk_tokens": str(2**21)}, "chunk_tokens: 2097152 cannot be used"),
+    ],
+)
+def test_parts_that_a_prompt_cannot_have_are_refused(asked, reason):
+    with pytest.raises(StagemeterError, match=reason):
+        grid_of(**{"model": "llama-3.1-8b", **asked})
 
 
 @given(start=st.integers(0, 359), length=st.integers(1, 100))

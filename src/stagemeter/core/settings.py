@@ -162,13 +162,13 @@ class RequestSettings:
     cached_tokens: Annotated[int | None, Setting(
         "Tokens at the prompt's start that the KV cache holds of an earlier request.",
         "The prefill computes the others, which attend to these. A page among them is not encoded.",
-        unset="none", least=1, most=MOST_TOKENS, project=False, swept=False,
+        unset="none", least=1, most=MOST_TOKENS, project=False, swept=True,
         commands=("analyze", "plan")
     )] = None
     chunk_tokens: Annotated[int | None, Setting(
         "Most tokens of a prompt that a pass computes: chunked prefill.",
         "The passes follow one another, each on what the ones before left in the cache.",
-        unset="the whole prompt at once", least=1, most=MOST_TOKENS, project=False, swept=False,
+        unset="the whole prompt at once", least=1, most=MOST_TOKENS, project=False, swept=True,
         commands=("analyze", "plan")
     )] = None
     dtype: Annotated[DataType, Setting(

@@ -27,6 +27,42 @@ def sums_over_chunks(values_of: ValuesOfPasses, workload: Workload) -> list[Any]
     """
     import numpy as np
 
+    def summed(values: NDArray[Any], chain: Any, first: Any, end: Any) -> NDArray[Any]:
+        running = np.zeros((values.shape[0], values.shape[1] + 1), values.dtype)
+        np.cumsum(values, axis=1, out=running[:, 1:])
+        found: NDArray[Any] = running[chain, end] - running[chain, first]
+        return found
+
+    return _over_chunks(values_of, workload, summed, np.add)
+
+
+def most_over_chunks(values_of: ValuesOfPasses, workload: Workload) -> list[Any]:
+    """Return the largest of some values over the passes of each prompt, see `sums_over_chunks`."""
+    import numpy as np
+
+    def largest(values: NDArray[Any], chain: Any, first: Any, end: Any) -> NDArray[Any]:
+        found, span = np.zeros(len(chain), values.dtype), 1
+        # Two stretches of a power of two cover any number of passes.
+        while values.shape[1]:
+            rows = np.flatnonzero((span <= end - first) & (end - first < 2 * span))
+            found[rows] = np.maximum(values[chain[rows], first[rows]], values[chain[rows], end[rows] - span])
+            values = np.maximum(values[:, :-span], values[:, span:])
+            span *= 2
+        return found
+
+    return _over_chunks(values_of, workload, largest, np.maximum)
+
+
+def _over_chunks(
+    values_of: ValuesOfPasses, workload: Workload, over_chain: Callable[..., NDArray[Any]], both: Callable[..., Any]
+) -> list[Any]:
+    """Return what the passes of each prompt come to.
+
+    `over_chain` takes the values of chains, and for each prompt its chain, its first pass and the one after its last
+    full one. `both` joins that with the value of the last pass.
+    """
+    import numpy as np
+
     given: list[Any] = [workload.prompt_tokens, workload.past_tokens, workload.chunk_tokens, workload.batch_size]
     alone = not any(isinstance(value, np.ndarray) for value in given)
     prompt, past, chunk, batch = np.broadcast_arrays(*map(np.atleast_1d, given))
@@ -54,8 +90,7 @@ def sums_over_chunks(values_of: ValuesOfPasses, workload: Workload) -> list[Any]
         of_batch, size, rest = (np.repeat(column, length) for column in block.T)
         start = rest + np.tile(np.arange(lowest, most), len(block)).astype(kind) * size
         for place, values in enumerate(at(start, start + size, of_batch, False)):
-            running = np.zeros((len(block), length + 1), kind)
-            np.cumsum(values.reshape(len(block), length), axis=1, out=running[:, 1:])
-            chain = which[rows] - begin
-            whole[place][rows] += running[chain, end[rows] - lowest] - running[chain, first[rows] - lowest]
+            table = values.reshape(len(block), length)
+            found = over_chain(table, which[rows] - begin, first[rows] - lowest, end[rows] - lowest)
+            whole[place][rows] = both(whole[place][rows], found)
     return [values[0] for values in whole] if alone else whole

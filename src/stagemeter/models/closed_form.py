@@ -40,6 +40,12 @@ def unscored_prefill_cost(form: Form[Any], architecture: Any, workload: Workload
     return total(cost(architecture, _unscored(variables)) for variables in form.calls(architecture, workload))
 
 
+def pass_variables(form: Form[Any], architecture: Any, workload: Workload, is_last: bool) -> list[Variables]:
+    """Return the variables of the calls of one pass over a prompt, which yields a token if it is the last one."""
+    calls = form.calls(architecture, workload)
+    return calls if is_last else list(map(_unscored, calls))
+
+
 def _unscored(variables: Variables) -> Variables:
     return {**variables, YIELDS: 0} if YIELDS in variables else variables
 
@@ -148,9 +154,7 @@ def evaluate_both(
         def cost(stage: str, at: Workload, yields: bool = True) -> Cost:
             if stage == PREFILL and at.chunk_tokens is not None:
                 return Cost(*sums_over_chunks(lambda one, last: quantities(cost(stage, one, last)), at))
-            calls = forms[stage].calls(architecture, at)
-            if not yields:
-                calls = list(map(_unscored, calls))
+            calls = pass_variables(forms[stage], architecture, at, yields)
             return total(evaluate({"stages": stages}, stage, variables) for variables in calls)
 
         found = {stage: cost(stage, workload) for stage in forms}

@@ -10,7 +10,7 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views, settings_of, size_of_page
-from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, further_pages
+from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, further_pages, require_parts
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
@@ -20,12 +20,14 @@ from stagemeter.models.family import NO_PAGE, Family
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.models.pages.settings import OPTIONS
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table, refuse_resolution
-from stagemeter.sweeping.evaluate import wide_columns
+from stagemeter.sweeping.evaluate import wide_columns, workload_of
 from stagemeter.sweeping.grid import Grid, Page
 from stagemeter.sweeping.ranges import numbers, sizes, words
 
 #: Axes of a grid that are numbers, by the setting that gives them.
 _NUMBERS = {"batch_size": "batch_sizes", "text_tokens": "text_tokens", "new_tokens": "new_tokens"}
+#: Axes of how a prompt is computed, whose setting has no value where it is computed as a whole: 0 in a grid.
+_PARTS = ("cached_tokens", "chunk_tokens")
 #: Settings that give pages, of which a sweep takes one.
 _KINDS_OF_PAGES = ("page_size", "images", "pages")
 
@@ -42,8 +44,8 @@ class SweepSettings:
         Sizes such as ``1240x1754``.
     images, pages : str or None
         A folder of pictures, or a CSV of page sizes, in place of sizes.
-    images_per_request, batch_size, text_tokens, new_tokens : str or None
-        Numbers and ranges.
+    images_per_request, batch_size, text_tokens, new_tokens, cached_tokens, chunk_tokens : str or None
+        Numbers and ranges. Of the last two, 0 stands for none, and for prompts as a whole.
     seq_len, decode_context, dpi, min_pixels, max_pixels, max_tiles : str or None
         A single value, as in an analysis. Of several modes, a limit of tiles applies to those that cut any.
     """
@@ -57,6 +59,8 @@ class SweepSettings:
     batch_size: str | None = None
     text_tokens: str | None = None
     new_tokens: str | None = None
+    cached_tokens: str | None = None
+    chunk_tokens: str | None = None
     dtype: str | None = None
     device: str | None = None
     seq_len: str | None = None
@@ -111,10 +115,11 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
     )
     modes, dtypes = _values(settings, "mode"), _values(settings, "dtype")
     asked = {axis: _values(settings, name, numbers) for name, axis in _NUMBERS.items()}
+    asked |= {name: tuple(value or 0 for value in _values(settings, name, numbers)) for name in _PARTS}
     # Refuse values that no analysis takes; of numbers, the smallest and the largest decide.
-    for name, axis in _NUMBERS.items():
+    for name, axis in {**_NUMBERS, **{name: name for name in _PARTS}}.items():
         for value in (min(asked[axis]), max(asked[axis])):
-            AnalysisConfig(**{name: value})
+            AnalysisConfig(**({name: value} if value or name not in _PARTS else {}))
     several = _values(settings, "images_per_request", numbers)
     for number in several:
         AnalysisConfig(images_per_request=number)
@@ -142,8 +147,19 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
             Grid(model, family.name, architecture, closed_form, pages, limits=limits, notes=notes, **axes, **fixed)
         )
     # A column has one type in the whole table.
+    for grid, described in zip(grids, models, strict=True):
+        _require_parts(grid, described)
     wide = frozenset(name for grid in grids for name in wide_columns(grid))
     return [replace(grid, wide=wide) for grid in grids]
+
+
+def _require_parts(grid: Grid, model: ModelDescription) -> None:
+    """Refuse cached tokens and chunks that some prompt of a grid cannot have; the shortest ones decide."""
+    taken = {"batch_size": 1, "text_tokens": min(grid.text_tokens), "new_tokens": 1}
+    for pages in dict.fromkeys(page.request for page in grid.pages):
+        for name in _PARTS:
+            for value in filter(None, getattr(grid, name)):
+                require_parts(name, workload_of(grid, pages, {**taken, name: value}), model)
 
 
 def _described(model: str) -> ModelDescription:

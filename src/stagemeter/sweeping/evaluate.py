@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.requests import make_workload
@@ -19,7 +20,7 @@ from stagemeter.core.metrics import STATIC, values_of
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.blocks import larger
+from stagemeter.models.blocks import larger, most
 from stagemeter.models.closed_form import evaluate_both
 from stagemeter.models.family import RequestPages, bytes_read_of_weights, weight_bytes
 from stagemeter.sweeping.grid import AXES, Grid
@@ -39,6 +40,8 @@ _OF_DEVICES = ("roofline_ms/", "at_roofline/")
 _LIMIT = 2**62
 #: Largest number of a table: a decimal of 128 bits.
 _MOST = 10**38
+#: Settings of how a prompt is computed.
+_PARTS = ("cached_tokens", "chunk_tokens")
 
 
 def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
@@ -54,12 +57,21 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
         "batch_size": np.asarray(grid.batch_sizes, np.int64)[indices["batch_sizes"]],
         "text_tokens": np.asarray(grid.text_tokens, np.int64)[indices["text_tokens"]],
         "new_tokens": np.asarray(grid.new_tokens, np.int64)[indices["new_tokens"]],
+        **{
+            name: np.asarray(getattr(grid, name), np.int64)[indices[name]]
+            for name in _PARTS
+            if any(getattr(grid, name))
+        },
     }
     columns = _settings(grid, indices, taken)
     kind: Any = object if grid.wide else np.int64
     taken = {name: values.astype(kind) for name, values in taken.items()}
     item_sizes = np.asarray([ITEM_SIZES[dtype] for dtype in grid.dtypes], kind)[indices["dtypes"]]
     distinct, which = _distinct_pages(grid, indices["pages"])
+    if "cached_tokens" in taken:
+        # Pages that the cache holds are not encoded, so each number of cached tokens is evaluated apart.
+        used, which = np.unique(which * len(grid.cached_tokens) + indices["cached_tokens"], return_inverse=True)
+        distinct = [distinct[number // len(grid.cached_tokens)] for number in used.tolist()]
     costs: Columns = {}
     for number, pages in enumerate(distinct):
         rows = np.flatnonzero(which == number)
@@ -79,13 +91,18 @@ def wide_columns(grid: Grid) -> list[str]:
         "batch_size": max(grid.batch_sizes),
         "text_tokens": max(grid.text_tokens),
         "new_tokens": max(grid.new_tokens),
+        "cached_tokens": min(grid.cached_tokens),
     }
     item_size = max(ITEM_SIZES[dtype] for dtype in grid.dtypes)
     found = set()
-    for pages in {page.request for page in grid.pages}:
+    # Short chunks move the most bytes, and long ones have the most pairs.
+    for pages, chunk in product(
+        {page.request for page in grid.pages}, {min(grid.chunk_tokens), max(grid.chunk_tokens)}
+    ):
         # Closed forms have no negative coefficients, so that the largest variables give the largest value.
-        values = _costs(grid, pages, largest, item_size, None)
-        values[NEEDED] = _needed(grid, _workload(grid, pages, largest), item_size)
+        taken = {**largest, "chunk_tokens": chunk}
+        values = _costs(grid, pages, taken, item_size, None)
+        values[NEEDED] = _needed(grid, workload_of(grid, pages, taken), item_size)
         name = max(values, key=lambda name: values[name])
         if values[name] >= _MOST:
             raise StagemeterError(
@@ -158,7 +175,7 @@ def _costs(
     grid: Grid, pages: RequestPages, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
 ) -> dict[str, Any]:
     """Return the values of some workloads whose pages have equal views, as arrays or single numbers."""
-    workload = _workload(grid, pages, taken)
+    workload = workload_of(grid, pages, taken)
     costs, runs = evaluate_both(grid.closed_form, grid.family, workload)
     steps, steps_run = costs.pop(DECODE_TOTAL), runs.pop(DECODE_TOTAL)
     request = {**costs, DECODE: steps}
@@ -181,9 +198,9 @@ def _costs(
     return {**context, **values_of(STATIC, counts, swept=True)}
 
 
-def _workload(grid: Grid, pages: RequestPages, taken: Mapping[str, Any]) -> Workload:
+def workload_of(grid: Grid, pages: RequestPages, taken: Mapping[str, Any]) -> Workload:
     """Return the workloads of some rows as one whose fields are arrays."""
-    return make_workload(
+    workload = make_workload(
         grid.family,
         grid.architecture,
         (0, 0),
@@ -192,8 +209,14 @@ def _workload(grid: Grid, pages: RequestPages, taken: Mapping[str, Any]) -> Work
         seq_len=grid.seq_len,
         decode_context=grid.decode_context,
         dtype="",
-        **taken,
+        **{name: value for name, value in taken.items() if name not in _PARTS},
     )
+    parts = {name: taken[name] for name in _PARTS if name in taken and most(taken[name])}
+    if "chunk_tokens" in parts:
+        # A chunk as long as the prompt is the whole.
+        chunk = parts["chunk_tokens"]
+        parts["chunk_tokens"] = chunk + workload.prompt_tokens * (chunk == 0)
+    return replace(workload, **parts)
 
 
 def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:

@@ -14,7 +14,10 @@ from stagemeter.models.families import family_named
 from stagemeter.models.family import Family, PageViews, RequestPages
 
 #: Axes of a grid, from the one that changes last to the one that changes with every row.
-AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")
+AXES = (
+    *("pages", "devices", "dtypes", "batch_sizes"),
+    *("cached_tokens", "chunk_tokens", "text_tokens", "new_tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Grid:
         Pages, each in each mode.
     devices : sequence of mapping of str to Peak
         Peaks of each device by data type; without devices, rows have no bounds.
+    cached_tokens, chunk_tokens : sequence of int
+        As in a configuration; 0 for none, and for prompts as a whole.
     seq_len : int or None
         Length of the prompt; None: that of page and text.
     decode_context : int or str
@@ -71,6 +76,8 @@ class Grid:
     batch_sizes: Sequence[int] = (1,)
     text_tokens: Sequence[int] = (10,)
     new_tokens: Sequence[int] = (512,)
+    cached_tokens: Sequence[int] = (0,)
+    chunk_tokens: Sequence[int] = (0,)
     dtypes: Sequence[str] = ("bfloat16",)
     devices: Sequence[Mapping[str, Peak]] = field(default=())
     seq_len: int | None = None

@@ -20,7 +20,8 @@ def differences(grid: Grid, row: int, report_of: Callable[[AnalysisConfig], Repo
     """Return the columns in which a row differs from the report of its workload, a line each."""
     found = {name: values[:1].tolist()[0] for name, values in evaluate_rows(grid, row, row + 1).items()}
     asked = {name: found[name] for name in ("text_tokens", "new_tokens", "batch_size", "dtype")}
-    asked |= {"model": grid.model, "seq_len": grid.seq_len, "decode_context": grid.decode_context}
+    parts: dict[str, Any] = {name: found[name] or None for name in ("cached_tokens", "chunk_tokens") if name in found}
+    asked |= {**parts, "model": grid.model, "seq_len": grid.seq_len, "decode_context": grid.decode_context}
     if found["mode"] == TEXT:
         asked["seq_len"] = found["prompt_tokens"]
     else:
@@ -40,6 +41,7 @@ def differences(grid: Grid, row: int, report_of: Callable[[AnalysisConfig], Repo
         "tile_grid": "x".join(map(str, workload.tile_grid)),
         "images_per_request": workload.pages,
         **report_values(report),
+        **{name: value or 0 for name, value in parts.items()},
     }
     lines = [f"the ways of counting disagree: {line}" for line in report["agreement"]["differences"]]
     for name, value in found.items():

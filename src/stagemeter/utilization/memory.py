@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,9 @@ from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.models.blocks import larger
-from stagemeter.models.family import Family, bytes_read_of_weights
+from stagemeter.models.chunks import most_over_chunks
+from stagemeter.models.closed_form import pass_variables
+from stagemeter.models.family import Family, Form, bytes_read_of_weights
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.work import Work, work_of_report
 
@@ -159,8 +161,12 @@ def held_by_stage(
         demand = None
         form = stage.needed
         if form.working_set is not None:
-            each = (form.working_set(architecture, call) for call in form.calls(architecture, workload))
-            demand = reduce(larger, each) * item_size * (some_steps if stage.name == DECODE else 1)
+            of_pass = partial(_working_set, form, architecture)
+            if stage.name == PREFILL and workload.chunk_tokens is not None:
+                (held_at_once,) = most_over_chunks(of_pass, workload)
+            else:
+                (held_at_once,) = of_pass(workload, True)
+            demand = held_at_once * item_size * (some_steps if stage.name == DECODE else 1)
         # A pass may extend the cache after its most demanding operator. What earlier passes added is there before.
         before_last = cached
         if stage.name == DECODE:
@@ -171,6 +177,14 @@ def held_by_stage(
         most = larger(before_last + (0 if demand is None else demand), cached)
         held[stage.name] = HeldByStage(cached, demand, most)
     return held
+
+
+def _working_set(form: Form[Any], architecture: Any, workload: Workload, is_last: bool) -> list[Any]:
+    """Return the elements that the most demanding operator of a stage holds, see `Stage.working_set`."""
+    assert form.working_set is not None
+    calls = pass_variables(form, architecture, workload, is_last)
+    # A stage that does not run, such as the encoder of a cached page, holds nothing.
+    return [reduce(larger, (form.working_set(architecture, call) for call in calls), 0)]
 
 
 def largest_batch(needed: Callable[[int], int], available: int) -> int:

@@ -11,6 +11,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
+from stagemeter.models.chunks import sums_over_chunks
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_both
 from stagemeter.models.families import family_named
 from stagemeter.models.family import EXPERTS_READ, Stage
@@ -128,10 +129,10 @@ def spared_bytes(
     passes = workload.decode_steps if stage.name == DECODE else 1
     each = bytes_of_an_expert(closed_form, stage.name, item_size) * passes
     if experts_read is None and stage.name == PREFILL and workload.chunk_tokens is not None:
-        parts = [stage.experts(architecture, one) for one in workload.prefill_passes]
-        return each * sum(part.most - part.fewest for part in parts)
+        (spared,) = sums_over_chunks(lambda one, is_last: [_choice(stage, architecture, one)], workload)
+        return each * spared
     if experts_read is None:
-        return each * (possible.most - possible.fewest)
+        return each * _choice(stage, architecture, workload)
     if not possible.fewest <= experts_read <= possible.most:
         raise StagemeterError(
             f"experts_read/{stage.name}: {experts_read:g} is impossible. A pass over so many tokens reads "
@@ -139,6 +140,13 @@ def spared_bytes(
         )
     # A mean over layers and steps times their number is whole, but for rounding.
     return round(each * (possible.most - experts_read))
+
+
+def _choice(stage: Stage[Any], architecture: Any, workload: Workload) -> Any:
+    """Return how many more experts of a layer a pass can read than it must."""
+    assert stage.experts is not None
+    possible = stage.experts(architecture, workload)
+    return possible.most - possible.fewest
 
 
 def _spared_by_stage(
