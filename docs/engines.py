@@ -115,7 +115,7 @@ class Scenario:
         rows = self.recorded["requests"]
         prompt, cached, output = (np.asarray(column, np.int64) for column in zip(*rows, strict=True))
         none = np.zeros(len(rows), np.int64)
-        requests = Requests(np.arange(len(rows)), prompt, cached, output, none, none)
+        requests = Requests(np.arange(len(rows)), prompt, cached, output, none)
         config, bad = AnalysisConfig(model=self.model), BadLines(Path(self.name), skip=False)
         costs = RequestCosts(describe_model(self.model), config, bad)
         return served_requests(costs, [requests], self.profile)

@@ -18,7 +18,6 @@ from stagemeter.analysis.request_logs.columns import NAMES
 from stagemeter.analysis.request_logs.log import open_log
 from stagemeter.analysis.request_logs.reading import BATCH
 from stagemeter.application.requests import analyze_requests
-from stagemeter.models.family import NO_PAGE
 
 ROOT = Path(__file__).parents[1]
 SERVED = ROOT / "utilization" / "serving" / "recorded"
@@ -121,57 +120,12 @@ def test_chunks_are_those_of_the_engine_but_for_their_rows_of_the_head(tmp_path)
     assert found["flops"] + 11 * 2 * 1024 * 256 == scenario["vllm_estimate"] == found["flops_executed"]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_5_vl_prefix_cache"])
-def test_pictures_of_served_requests(name, tmp_path):
-    """The request of two pictures is refused; another has none; a picture that is cached is not encoded."""
-    log, limits = PICTURES / f"{name}.jsonl", {"model": QWEN, "max_pixels": 1_003_520}
-    found = analyze_requests(AnalysisConfig(**limits), log, tmp_path, skip_bad=True)
-    assert [bad["reason"].partition(",")[0] for bad in found["skipped"]["first"]] == ["the request has 2 pictures"]
-    stages = dict.fromkeys(("vit", "merger", "prefill"), 0)
-    for line in log.read_text(encoding="utf-8").splitlines():
-        request = json.loads(line)
-        usage, pictures = request["usage"], request["images"]
-        if len(pictures) > 1:
-            continue
-        page = {"image_w": pictures[0]["width"], "image_h": pictures[0]["height"]} if pictures else {}
-        cached = usage["prompt_tokens_details"]["cached_tokens"]
-        report = alone(QWEN, usage["prompt_tokens"], cached, 1, max_pixels=1_003_520, **page)
-        for stage in stages if pictures else ("prefill",):
-            stages[stage] += report["stages"][stage]["flops"]
-    assert {stage: found["stages"][stage]["flops"] for stage in stages} == stages
-    assert found["pages"] == 6
-    assert found["pages_cached"] == (name == "qwen2_5_vl_prefix_cache")
-
-
-def test_pictures_that_come_again_are_encoded_once(tmp_path):
-    """The language model computes each prompt; an encoder runs for a name's first picture, and for those without."""
-    names = ("prompt_tokens", "cached_tokens", "output_tokens", "image_sizes", "image_ids")
-    rows = [
-        (300, 0, 5, "448x336", "a"),
-        (310, 0, 5, "448x336", '["a"]'),
-        (310, 0, 5, "448x336", "b"),
-        (310, 250, 5, "448x336", "a"),
-        (320, 0, 5, "448x336", None),
-        (320, 0, 5, "448x336", None),
-        (40, 0, 5, None, None),
-    ]
-    found = costs_of(write(tmp_path / "log.csv", rows, names), model=QWEN)
-    plain = costs_of(write(tmp_path / "plain.csv", [row[:-1] for row in rows], names[:-1]), model=QWEN)
-    page = alone(QWEN, 300, 0, 5, image_w=448, image_h=336)
-    for stage in ("vit", "merger"):
-        assert found["stages"][stage]["flops"] == 4 * page["stages"][stage]["flops"]
-        assert plain["stages"][stage]["flops"] == 5 * page["stages"][stage]["flops"]
-    for stage in ("prefill", "decode"):
-        assert found["stages"][stage] == plain["stages"][stage]
-    assert [found[name] for name in ("pages", "pages_cached", "pages_encoded_before")] == [6, 1, 1]
-
-
 def test_page_of_a_log_that_a_prompt_holds():
     """A page of 448 x 336 pixels takes 192 tokens, one of 612 x 792 takes 616."""
     costs = RequestCosts(describe_model(QWEN), AnalysisConfig(model=QWEN), BadLines(Path("log"), skip=False))
-    number, width, height = (np.asarray(of, np.int64) for of in ([1, 2, 3], [448, 612, 0], [336, 792, 0]))
-    costs.add(Requests(number, number + 700, number * 0, number, width, height))
-    assert [costs.page_within(tokens) for tokens in (192, 193, 617)] == [None, (448, 336), (612, 792)]
+    number = np.arange(1, 4)
+    costs.add(Requests(number, number + 700, number * 0, number, number - 1, (((448, 336),), ((612, 792),), ())))
+    assert [costs.pages.largest_within(tokens) for tokens in (192, 193, 617)] == [None, (448, 336), (612, 792)]
 
 
 @given(st.data())
@@ -189,9 +143,9 @@ def test_batches_and_kinds_of_numbers_change_nothing(data):
     for part in filter(None, (rows[:cut], rows[cut:])):
         prompt, cached, output = (np.asarray(column, np.int64) for column in zip(*part, strict=True))
         none = np.zeros(len(part), np.int64)
-        costs.add(Requests(np.arange(len(part)), prompt, cached, output, none, none))
+        costs.add(Requests(np.arange(len(part)), prompt, cached, output, none))
     found = costs.document()["total"]
-    one_by_one = [costs._costs(NO_PAGE, *row) for row in rows]
+    one_by_one = [costs.pages.language((), *row) for row in rows]
     for quantity in ("flops", "flops_causal"):
         each = (getattr(needed, quantity) for stages in one_by_one for needed, _ in stages.values())
         assert found[quantity] == sum(each)
@@ -239,7 +193,7 @@ def test_bad_lines_are_named_or_skipped(line, reason, tmp_path):
         ("prompt_tokens,output_tokens,total_tokens\n1,2,4\n", "line 2: total_tokens 4 is not prompt_tokens 1"),
         (
             "prompt_tokens,output_tokens,image_sizes,image_id\n9,2,,x\n",
-            "line 2: image_ids is 'x', and the request has no",
+            "line 2: image_ids is 'x', and the request has no pictures",
         ),
         ("prompt_tokens,output_tokens,image_width\n1,2,4\n", "has image_width. Give image_width and image_height"),
         ("prompt_tokens,output_tokens,image_sizes\n1,2,4x4\n", "line 2: has a picture, and llama-3.1-8b reads text"),
@@ -295,10 +249,12 @@ def test_damaged_logs_are_refused_or_read(data):
     ("sizes", "reason"),
     [
         ("600x800", None),
+        ("600 X 800", None),
         ("[600, 800]", None),
         ("[[600, 800]]", None),
         ('[{""width"": 600, ""height"": 800}]', None),
-        ("[[600, 800], [600, 800]]", "line 2: the request has 2 pictures"),
+        ("[[600, 800], [600]]", r"line 2: image_sizes is '\[\[600, 800\], \[600\]\]', not"),
+        ("600x800,", "line 2: image_sizes is '600x800,', not"),
         ("9" * 5000 + "x8", "line 2: image_sizes is '999"),
         ("600x", "line 2: image_sizes is '600x', not"),
         ("[600, 0]", r"line 2: image_sizes is '\[600, 0\]', not"),
@@ -390,7 +346,7 @@ def test_columns_are_known_by_each_of_their_names(tmp_path):
             (batch,) = open_log(log, BadLines(log, skip=False)).batches
             found = [int(getattr(batch, one)[0]) for one in ("prompt", "cached", "output")]
             assert found == [9, 4, 3]
-            assert (batch.width[0] > 0) == column.startswith("image_")
+            assert (batch.pictures[0] > 0) == column.startswith("image_")
 
 
 def test_page_lists_the_names():

@@ -1,36 +1,31 @@
-"""Costs of a log of requests: closed forms at arrays of requests, summed as exact integers. Needs no torch.
-
-Requests whose pages become the same views, and whose cache holds the page or not, are a group and one evaluation.
-"""
+"""Costs of a log of requests: closed forms at arrays of requests, summed as exact integers. Needs no torch."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import page_views
-from stagemeter.analysis.request_logs.check import BadLines, Requests
-from stagemeter.analysis.requests import make_workload, require_parts
+from stagemeter.analysis.request_batch import Again, Batch
+from stagemeter.analysis.request_logs.check import BadLines, Names, Requests, Sizes
+from stagemeter.analysis.request_pages import NEEDED, LoggedPages
+from stagemeter.analysis.requests import require_parts
 from stagemeter.core.cost import ZERO, Cost, item_sizes, total
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.settings import LONGEST_SIDE
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
-from stagemeter.models.closed_form import coefficients, evaluate_both
-from stagemeter.models.family import NO_PAGE, PageViews
+from stagemeter.models.family import PageViews
 from stagemeter.models.lookup import ModelDescription
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Quantities that are summed; those of weights depend on which requests the engine computes together.
-_NEEDED = ("macs", "macs_causal", "kv_reads", "kv_writes")
 #: Numbers above this may overflow 64 bits on the way to a sum of steps. See `RequestCosts._kind`.
 _LIMIT = 2**58
+#: Why a picture cannot be counted where a page is given.
+_PAGE_OF_ALL = "has a picture, and a page is given for all requests"
 #: The dearest requests that are kept.
 _DEAREST = 10
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -77,29 +72,19 @@ class RequestCosts:
     notes: list[str] = field(default_factory=list)
     _tokens: Counter[str] = field(default_factory=Counter)
     _stages: dict[str, Sums] = field(default_factory=dict)
-    _groups: Counter[tuple[PageViews, bool]] = field(default_factory=Counter)
-    _views: dict[tuple[int, int], PageViews | str] = field(default_factory=dict)
-    _pages: set[str | None] = field(default_factory=set)
+    _encoded: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    _groups: Counter[tuple[int, bool]] = field(default_factory=Counter)
+    _names: set[str] = field(default_factory=set)
     _flops: list[NDArray[Any]] = field(default_factory=list)
     _dearest: list[dict[str, int]] = field(default_factory=list)
-    _form: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        form = coefficients(self.model.family, self.model.architecture)
-
-        def only(stages: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-            # What is left out is not evaluated.
-            return {
-                name: {**stage, "quantities": {one: stage["quantities"][one] for one in names}}
-                for name, stage in stages.items()
-            }
-
-        if self.model.family.reads_pages and self._prompt(NO_PAGE, 9) - self._prompt(NO_PAGE, 8) != 1:
+        self.pages = LoggedPages(self.model, self.config, notes=self.notes)
+        if self.model.family.reads_pages and self.pages.prompt((), 9) - self.pages.prompt((), 8) != 1:
             raise StagemeterError(
                 f"requests: {self.model.name} encodes text besides the prompt, and a log does not say how long it is. "
                 "Leave them out"
             )
-        self._form = {**form, "stages": only(form["stages"], _NEEDED), "executed": only(form["executed"], ("macs",))}
         self._stages = {stage.name: Sums() for stage in self.model.family.stages}
 
     def add(self, requests: Requests) -> None:
@@ -107,118 +92,82 @@ class RequestCosts:
         import numpy as np
 
         if self.page is not None:
-            shown = requests.width > 0
-            self._refuse(requests, np.flatnonzero(shown), "has a picture, and a page is given for all requests")
+            shown = requests.pictures > 0
+            self._refuse(requests, dict.fromkeys(np.flatnonzero(shown).tolist(), _PAGE_OF_ALL))
             requests = requests.where(~shown)
-            width, height = (np.full(len(requests.line), side, np.int64) for side in self.page)
-        else:
-            width, height = requests.width, requests.height
-        again = self._seen_before(requests)
-        sizes, which = np.unique(width * (LONGEST_SIDE + 1) + height, return_inverse=True)
-        numbers: dict[PageViews | str, int] = {}
-        views = [self._views_of(*divmod(size, LONGEST_SIDE + 1)) for size in sizes.tolist()]
-        # Pages of different sizes can become the same views.
-        group = np.asarray([numbers.setdefault(one, len(numbers)) for one in views])[which]
-        for one, number in numbers.items():
-            rows = np.flatnonzero(group == number)
-            if isinstance(one, str):
-                self._refuse(requests, rows, one)
-                continue
-            rows = self._possible(requests, rows, one)
-            cached = requests.cached[rows]
-            held = (cached > 0) & (cached >= one.image_tokens) & (one.global_views > 0)
-            for page_cached, encoded_before in ((False, False), (False, True), (True, False)):
-                of_kind = (held == page_cached) & (page_cached | (again[rows] == encoded_before))
-                if len(part := rows[of_kind]):
-                    self._add_group(requests.where(part), one, page_cached, encoded_before)
+            requests = replace(requests, pictures=0 * requests.pictures, sizes=((self.page,),))
+        batch = Batch(self.pages, requests, *self._seen_before(requests))
+        faults = batch.faults()
+        self._refuse(requests, faults)
+        batch = batch.where(np.setdiff1d(np.arange(len(requests.line)), list(faults)))
+        if not len(batch.requests.line):
+            return
+        vision = self._add_encoders(batch)
+        for layout, rows in batch.alike():
+            of_group = batch.requests.where(rows)
+            self._require_parts_of(of_group, layout)
+            self._add_group(of_group, layout, batch.image_tokens[rows], vision[rows])
 
-    def page_within(self, tokens: int) -> tuple[int, int] | None:
-        """Return the largest page of the log that takes fewer tokens, by width and height; None without such a page."""
-        sizes = {
-            size: views.image_tokens
-            for size, views in self._views.items()
-            if not isinstance(views, str) and 0 < views.image_tokens < tokens
-        }
-        return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
+    def _seen_before(self, requests: Requests) -> tuple[NDArray[Any], list[Again]]:
+        """Return which pictures of each request came before, as far as the log tells them apart.
 
-    def _seen_before(self, requests: Requests) -> NDArray[Any]:
-        """Return which requests have the page of an earlier one, as far as the log tells pages apart."""
+        They are places in a list of patterns, which have a truth value for each picture; none is that of no picture.
+        """
         import numpy as np
 
-        again = np.zeros(len(requests.line), bool)
-        for row, page in enumerate(() if requests.page is None else requests.page.tolist()):
-            again[row] = page is not None and page in self._pages
-            self._pages.add(page)
-        return again
-
-    def _views_of(self, width: int, height: int) -> PageViews | str:
-        """Return the views of a page, or why there are none."""
-        if (width, height) in self._views:
-            return self._views[width, height]
-        family, architecture = self.model.family, self.model.architecture
-        found: PageViews | str = NO_PAGE
-        if not width and family.reads_pages and not family.page_in_prompt(architecture):
-            found = f"has no picture, and {self.model.name} reads none of text alone"
-        elif width and not family.reads_pages:
-            found = f"has a picture, and {self.model.name} reads text alone"
-        elif width:
-            try:
-                found, notes = page_views(self.config, self.model, width, height)
-                self.notes += [note for note in notes if note not in self.notes]
-            except StagemeterError as error:
-                found = str(error).partition(". ")[0]
-        self._views[width, height] = found
-        return found
+        again = np.zeros(len(requests.line), np.int64)
+        patterns: dict[Again, int] = {(): 0}
+        names: Names | None
+        for row, names in enumerate(() if requests.names is None else requests.names.tolist()):
+            found = []
+            for name in names or ():
+                found.append(name in self._names)
+                if name is not None:
+                    self._names.add(name)
+            again[row] = patterns.setdefault(tuple(found) if any(found) else (), len(patterns))
+        return again, list(patterns)
 
     def one(
-        self, size: tuple[int, int], prompt: int, cached: int, output: int, image_tokens: int | None = None
+        self, sizes: Sizes, prompt: int, cached: int, output: int, image_tokens: int | None = None
     ) -> dict[str, Sums]:
         """Return the costs of a single request by stage; it joins no sum.
 
-        `size` is that of its picture, zeros without one; `image_tokens`, if known, are those that the server counts. A
-        request that the model cannot have raises StagemeterError.
+        `sizes` are those of its pictures; `image_tokens`, if known, are those that the server counts. A request that
+        the model cannot have raises StagemeterError.
         """
-        views = self._views_of(*size)
-        if isinstance(views, str):
-            raise StagemeterError(f"request: {views}. Leave it out")
-        if image_tokens not in (None, views.image_tokens):
-            raise StagemeterError(
-                f"pictures: the server counts {image_tokens} image tokens of {size[0]}x{size[1]} pixels, and "
-                f"{views.image_tokens} follow from the limits of pages. Give the server's limits, such as max_pixels"
-            )
-        for wrong, reason in self._faults(views, prompt, cached):
-            if wrong:
-                raise StagemeterError(f"request: {reason}. Leave it out")
-        self._require_parts(self._workload(views, prompt, cached, output))
-        costs = self._costs(views, prompt, cached, output)
-        return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}
-
-    def _faults(self, views: PageViews, prompt: Any, cached: Any) -> Iterator[tuple[Any, str]]:
-        """Yield what the model cannot have: which requests, or whether a single one, and why. None is named twice."""
-        page, least = views.image_tokens, self._prompt(views, 1)
-        size = f"the page takes {page} tokens" if page else f"{self.model.name} takes {least} or more"
-        yield prompt < least, f"prompt_tokens are too few: {size}"
-        part = (prompt >= least) & (cached > 0) & (cached < page)
-        yield part, f"cached_tokens are a part of the page, which begins the prompt with {page} tokens"
-
-    def _possible(self, requests: Requests, rows: NDArray[Any], views: PageViews) -> NDArray[Any]:
-        """Return the rows that the model can have, and refuse the others."""
         import numpy as np
 
-        good = np.ones(len(rows), bool)
-        for wrong, reason in self._faults(views, requests.prompt[rows], requests.cached[rows]):
-            self._refuse(requests, rows[wrong], reason)
-            good &= ~wrong
-        rows = rows[good]
-        found = requests.cached[rows] > 0
-        for row in [*rows[found][:1].tolist(), *rows[~found][:1].tolist()]:
-            one = {name: int(getattr(requests, name)[row]) for name in ("prompt", "cached", "output")}
+        layout = self.pages.layout(sizes)
+        if not isinstance(layout, str) and image_tokens not in (None, self.pages.image_tokens(layout)):
+            pictures = ", ".join(f"{width}x{height}" for width, height in sizes)
+            raise StagemeterError(
+                f"pictures: the server counts {image_tokens} image tokens of {pictures} pixels, and "
+                f"{self.pages.image_tokens(layout)} follow from the limits of pages. Give the server's limits, such as "
+                "max_pixels"
+            )
+        line, prompts, caches, outputs = (np.asarray([number], np.int64) for number in (1, prompt, cached, output))
+        nothing = np.zeros(1, np.int64)
+        alone = Batch(self.pages, Requests(line, prompts, caches, outputs, nothing, (sizes,)), nothing, [()])
+        for reason in alone.faults().values():
+            raise StagemeterError(f"request: {reason}. Leave it out")
+        assert not isinstance(layout, str)
+        self._require_parts(self.pages.workload(layout, prompt, cached, output))
+        costs = self.pages.costs(layout, prompt, cached, output)
+        return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}
+
+    def _require_parts_of(self, requests: Requests, layout: tuple[int, ...]) -> None:
+        """Refuse prompts in parts that the model cannot have, by those of the fewest tokens in the cache."""
+        import numpy as np
+
+        found = np.flatnonzero(requests.cached > 0)
+        fewest = [int(found[requests.cached[found].argmin()])] if len(found) else []
+        for row in [*fewest, *np.flatnonzero(requests.cached == 0)[:1].tolist()]:
+            prompt, cached, output = (int(getattr(requests, name)[row]) for name in ("prompt", "cached", "output"))
             try:
-                self._require_parts(self._workload(views, **one))
+                self._require_parts(self.pages.workload(layout, prompt, cached, output))
             except StagemeterError as error:
                 reason, _, remedy = str(error).rpartition(". ")
                 raise StagemeterError(f"{self.bad.path}: line {requests.line[row]:,}: {reason}. {remedy}") from None
-        return rows
 
     def _require_parts(self, workload: Workload) -> None:
         """Refuse a prompt in parts that the model cannot have."""
@@ -227,43 +176,37 @@ class RequestCosts:
         elif workload.chunk_tokens is not None:
             require_parts("chunk_tokens", workload, self.model)
 
-    def _refuse(self, requests: Requests, rows: NDArray[Any], reason: str) -> None:
-        for line in requests.line[rows].tolist():
-            self.bad.add(line, reason)
+    def _refuse(self, requests: Requests, reasons: dict[int, str]) -> None:
+        for row in sorted(reasons):
+            self.bad.add(int(requests.line[row]), reasons[row])
 
-    def _prompt(self, views: PageViews, text: int) -> int:
-        """Return the tokens of a prompt of page and text."""
-        if not self.model.family.reads_pages:
-            return text
-        return self.model.family.prompt_tokens(self.model.architecture, views.image_tokens, text)
+    def _add_encoders(self, batch: Batch) -> NDArray[Any]:
+        """Add what encoders compute, and return the FLOPs of each request."""
+        import numpy as np
 
-    def _workload(self, views: PageViews, prompt: Any, cached: Any, output: Any) -> Workload:
-        """Return requests as one workload whose fields are arrays, or numbers."""
-        return make_workload(
-            self.model.family,
-            self.model.architecture,
-            (0, 0),
-            views,
-            text_tokens=prompt - self._prompt(views, 0),
-            seq_len=prompt,
-            cached_tokens=cached,
-            chunk_tokens=self.config.chunk_tokens,
-            new_tokens=output,
-            decode_context="auto",
-            batch_size=1,
-            dtype=self.config.dtype,
-        )
+        counted: list[int] = []
+        which, combinations = batch.combinations()
+        for (layout, held, again), number in combinations:
+            left = layout[held:]
+            new = tuple(page for page, seen in zip(left, again[held:] or (False,) * len(left), strict=True) if not seen)
+            for place, page in enumerate(layout):
+                self._groups[page, place < held] += number
+            self._tokens["pages"] += number * len(layout)
+            self._tokens["pages_cached"] += number * held
+            self._tokens["pages_encoded_before"] += number * (len(left) - len(new))
+            # Encoders that run several pages as one sequence execute more than for each alone.
+            together = [(page,) for page in new] if len(new) < 2 or self.pages.one_by_one else [tuple(sorted(new))]
+            for pages in together:
+                self._encoded[pages] += number
+            counted.append(sum(self._flops_of(pages) for pages in together))
+        kind = object if max(counted) >= _LIMIT else np.int64
+        flops: NDArray[Any] = np.asarray(counted, kind)[which]
+        return flops
 
-    def _costs(self, views: PageViews, prompt: Any, cached: Any, output: Any) -> dict[str, tuple[Cost, Cost]]:
-        """Return what the model needs and what is executed in each stage, of all decode steps."""
-        family = self.model.family
-        if views is NO_PAGE:
-            family = replace(family, stages=tuple(family.stage(name) for name in (PREFILL, DECODE)))
-        needed, executed = evaluate_both(self._form, family, self._workload(views, prompt, cached, output))
-        parts = {stage.name: DECODE_TOTAL if stage.name == DECODE else stage.name for stage in family.stages}
-        return {name: (needed[part], executed[part]) for name, part in parts.items()}
+    def _flops_of(self, pages: tuple[int, ...]) -> int:
+        return sum(2 * int(needed.macs) for needed, _ in self.pages.encoding(pages).values())
 
-    def _kind(self, views: PageViews, page_cached: bool, requests: Requests) -> Any:
+    def _kind(self, layout: tuple[int, ...], requests: Requests) -> Any:
         """Return the kind of numbers that hold the costs of some requests: 64 bits where all fit, else Python's.
 
         Closed forms have no negative coefficients, so the most tokens give the most; with absorbed latent attention at
@@ -272,36 +215,33 @@ class RequestCosts:
         import numpy as np
 
         longest, new = int(requests.prompt.max()), int(requests.output.max())
-        past = views.image_tokens if page_cached else 0
-        costs = self._costs(views, longest, past, new).values()
+        # The cache holds the pages of all of them, or of none.
+        past = int(requests.cached.min()) if layout else 0
+        costs = self.pages.language(layout, longest, past, new).values()
         largest = total(cost for both in costs for cost in both)
         values = (largest.macs, largest.kv_reads, largest.kv_writes)
         return object if max(map(int, values)) >= _LIMIT else np.int64
 
-    def _add_group(self, requests: Requests, views: PageViews, page_cached: bool, encoded_before: bool = False) -> None:
+    def _add_group(
+        self, requests: Requests, layout: tuple[int, ...], image_tokens: NDArray[Any], vision: NDArray[Any]
+    ) -> None:
+        """Add what the language model computes, and how many tokens there are."""
         import numpy as np
 
-        count, kind = len(requests.line), self._kind(views, page_cached, requests)
+        count, kind = len(requests.line), self._kind(layout, requests)
         given = {name: getattr(requests, name).astype(kind) for name in ("prompt", "cached", "output")}
-        whole = np.zeros(count, kind)
-        for name, (needed, executed) in self._costs(views, **given).items():
-            if encoded_before and name not in (PREFILL, DECODE):
-                # An engine keeps the encoder's output of a page.
-                continue
+        whole = vision
+        for name, (needed, executed) in self.pages.language(layout, **given).items():
             sums = self._stages[name]
-            sums.needed += Cost(**{one: exact_sum(getattr(needed, one), count) for one in _NEEDED})
+            sums.needed += Cost(**{one: exact_sum(getattr(needed, one), count) for one in NEEDED})
             sums.executed += exact_sum(executed.macs, count)
             whole = whole + 2 * needed.macs
         self._flops.append(whole)
-        self._groups[views, page_cached] += count
         decoder = self.model.family.decoder(self.model.architecture)
         tokens = {name: exact_sum(getattr(requests, name), count) for name in ("prompt", "cached", "output")}
         self._tokens += Counter(
             {
                 "requests": count,
-                "pages": count * (views is not NO_PAGE),
-                "pages_cached": count * page_cached,
-                "pages_encoded_before": count * encoded_before,
                 **{f"{name}_tokens": number for name, number in tokens.items()},
                 "decode_steps": tokens["output"] - count,
                 "beyond": int((requests.prompt + requests.output - 1 > decoder.max_positions).sum()),
@@ -310,9 +250,18 @@ class RequestCosts:
         for row in np.argsort(-whole, kind="stable")[:_DEAREST].tolist():
             names = {name: int(getattr(requests, name)[row]) for name in ("line", "prompt", "cached", "output")}
             names = {name if name == "line" else f"{name}_tokens": value for name, value in names.items()}
-            self._dearest.append({**names, "image_tokens": views.image_tokens, "flops": int(whole[row])})
+            self._dearest.append({**names, "image_tokens": int(image_tokens[row]), "flops": int(whole[row])})
         self._dearest.sort(key=lambda one: (-one["flops"], one["line"]))
         del self._dearest[_DEAREST:]
+
+    def _sums(self) -> dict[str, Sums]:
+        """Return the sums of all stages, those of encoders among them."""
+        found = {name: replace(sums) for name, sums in self._stages.items()}
+        for pages, number in self._encoded.items():
+            for name, (needed, executed) in self.pages.encoding(pages).items():
+                found[name].needed += needed * number
+                found[name].executed += executed.macs * number
+        return found
 
     def document(self) -> dict[str, Any]:
         """Return the costs of all requests, or refuse a log without any."""
@@ -325,12 +274,15 @@ class RequestCosts:
             skipped = f": {told}" if told else ""
             raise StagemeterError(f"{self.bad.path}: holds no request{skipped}. Give another log")
         _, cache_item = item_sizes(self.config.dtype, self.config.kv_cache_dtype)
-        stages = {name: sums.quantities(cache_item) for name, sums in self._stages.items()}
+        stages = {name: sums.quantities(cache_item) for name, sums in self._sums().items()}
         sums = Counter[str]()
         for values in stages.values():
             sums.update(values)
         flops = np.sort(np.concatenate(self._flops))
         tokens = {name: self._tokens[name] for name in ("prompt_tokens", "cached_tokens", "output_tokens")}
+        kinds = Counter[tuple[PageViews, bool]]()
+        for (page, cached), number in self._groups.items():
+            kinds[self.pages.views[page], cached] += number
         groups = [
             {
                 "image_tokens": views.image_tokens,
@@ -338,9 +290,9 @@ class RequestCosts:
                 "local_views": views.local_views,
                 "view_size": [views.width, views.height],
                 "page_cached": cached,
-                "requests": number,
+                "pages": number,
             }
-            for (views, cached), number in self._groups.most_common()
+            for (views, cached), number in kinds.most_common()
         ]
         return {
             "model": self.model.name,

@@ -134,10 +134,10 @@ def _markdown(costs: Mapping[str, Any]) -> str:
                 f"{one['global_views'] + one['local_views']:,} x {'x'.join(map(str, one['view_size']))}",
                 f"{one['image_tokens']:,}",
                 "yes" if one["page_cached"] else "no",
-                f"{one['requests']:,}",
+                f"{one['pages']:,}",
             ]
             for one in costs["groups"][:_ROWS]
         ]
-        document.table(unbroken([["views", "image tokens", "cached", "requests"], *rows]))
+        document.table(unbroken([["views", "image tokens", "cached", "pages"], *rows]))
     document.section("Notes", _remarks(costs))
     return str(document)

@@ -146,16 +146,9 @@ class CallMeter:
         The price is that of the devices for the seconds, divided by the concurrency. By Little's law, the seconds of
         all calls add up to the concurrency times the hours of the server, so prices add up to what the server costs.
         """
-        if len(call.pictures) > 1:
-            raise UncountedError(
-                "pictures",
-                f"the call has {len(call.pictures)} pictures, and calls of one are counted",
-                "Leave such calls out",
-            )
-        size = call.pictures[0] if call.pictures else (0, 0)
         try:
             stages = self._costs.one(
-                size, call.prompt_tokens, call.cached_tokens or 0, call.output_tokens, call.image_tokens
+                call.pictures, call.prompt_tokens, call.cached_tokens or 0, call.output_tokens, call.image_tokens
             )
         except StagemeterError as error:
             setting, _, text = str(error).partition(": ")

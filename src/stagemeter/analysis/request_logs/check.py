@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Lines that are listed, and characters of the reason why a request failed.
 _LISTED, _LONGEST = 100, 200
+#: What separates pictures, and the sides of one.
+_BETWEEN, _TIMES = re.compile(r"\s*[,;]\s*|\s+"), re.compile(r"\s*x\s*")
 
 
 @dataclass
@@ -72,27 +75,34 @@ class BadLines:
         self.failed.append(line, " ".join(reason.split())[:_LONGEST])
 
 
+#: Width and height of each picture of a request, in order.
+Sizes = tuple[tuple[int, int], ...]
+#: Names that tell each picture of a request from others; None where nothing does.
+Names = tuple[str | None, ...]
+
+
 @dataclass(frozen=True)
 class Requests:
-    """Requests of a log as arrays; `width` and `height` are those of the page, 0 without one.
+    """Requests of a log as arrays.
 
-    `page` is the identity of the page as the log tells it, None where it does not.
+    `pictures` are places in `sizes`, which has those of each request once. `names` are of type `Names`, None for
+    requests whose log does not tell pictures apart.
     """
 
     line: NDArray[Any]
     prompt: NDArray[Any]
     cached: NDArray[Any]
     output: NDArray[Any]
-    width: NDArray[Any]
-    height: NDArray[Any]
-    page: NDArray[Any] | None = None
+    pictures: NDArray[Any]
+    sizes: tuple[Sizes, ...] = ((),)
+    names: NDArray[Any] | None = None
 
     def where(self, rows: NDArray[Any]) -> Requests:
         """Return some of the requests."""
-        numbers = (self.line, self.prompt, self.cached, self.output, self.width, self.height)
-        line, prompt, cached, output, width, height = (values[rows] for values in numbers)
-        page = None if self.page is None else self.page[rows]
-        return Requests(line, prompt, cached, output, width, height, page)
+        numbers = (self.line, self.prompt, self.cached, self.output, self.pictures)
+        line, prompt, cached, output, pictures = (values[rows] for values in numbers)
+        names = None if self.names is None else self.names[rows]
+        return Requests(line, prompt, cached, output, pictures, self.sizes, names)
 
 
 def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
@@ -125,19 +135,29 @@ def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
         )
     width, height = (column(name, 0, LONGEST_SIDE) for name in ("image_width", "image_height"))
     mark((width > 0) != (height > 0), lambda row: f"the picture is {width[row]} x {height[row]} pixels")
+    known: dict[Sizes, int] = {(): 0}
+    areas, which = np.unique(width * (LONGEST_SIDE + 1) + height, return_inverse=True)
+    single = [(divmod(area, LONGEST_SIDE + 1),) if area else () for area in areas.tolist()]
+    pictures = np.asarray([known.setdefault(one, len(known)) for one in single], np.int64)[which]
     if "image_sizes" in table.columns:
-        sizes = _sizes(table["image_sizes"], mark)
-        mark((width > 0) & (sizes[0] > 0), lambda row: "image_sizes and image_width both tell a picture")
-        width, height = width + sizes[0], height + sizes[1]
-    page = None
+        several = _places(table["image_sizes"], known, mark)
+        mark((pictures > 0) & (several > 0), lambda row: "image_sizes and image_width both tell a picture")
+        pictures = np.where(several > 0, several, pictures)
+    sizes, names = tuple(known), None
     if "image_ids" in table.columns:
-        page = _identities(table["image_ids"])
-        told = np.fromiter((one is not None for one in page), bool, len(page))
-        mark(told & (width == 0), lambda row: f"image_ids is {shown(page[row])}, and the request has no picture")
+        counts = np.asarray(list(map(len, sizes)))[pictures]
+        names = _names(table["image_ids"], counts.tolist())
+        found = np.fromiter((0 if one is None else len(one) for one in names), np.int64, len(names))
+        mark(
+            (found > 0) & (found != counts),
+            lambda row: (
+                f"image_ids is {shown(table['image_ids'].iloc[row])}, and the request has {_counted(counts[row])}"
+            ),
+        )
     for row in sorted(wrong):
         bad.add(int(lines[row]), wrong[row])
-    found = Requests(lines, prompt, cached, output, width, height, page)
-    return found.where(np.setdiff1d(np.arange(len(lines)), list(wrong))) if wrong else found
+    requests = Requests(lines, prompt, cached, output, pictures, sizes, names)
+    return requests.where(np.setdiff1d(np.arange(len(lines)), list(wrong))) if wrong else requests
 
 
 def _whole(values: pandas.Series, least: int, most: int, needed: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -179,71 +199,76 @@ def _over(cached: int, prompt: int) -> str:
     return f"cached_tokens {cached} are the whole prompt, whose last token is always computed"
 
 
-def _identities(values: pandas.Series) -> NDArray[Any]:
-    """Return what tells a request's picture from others, None where nothing is told: a name, or a list of one."""
+def _counted(pictures: int) -> str:
+    return "1 picture" if pictures == 1 else f"{pictures or 'no'} pictures"
+
+
+def _names(values: pandas.Series, counts: list[int]) -> NDArray[Any]:
+    """Return what tells a request's pictures from others, None where nothing does: a name each, or a list of names."""
     import numpy as np
 
     found = np.empty(len(values), object)
     for row, value in enumerate(values.tolist()):
-        if isinstance(value, str) and value.strip().startswith("["):
-            with suppress(ValueError, RecursionError):
-                value = json.loads(value)
-        one = value[0] if isinstance(value, list) and len(value) == 1 else value
-        found[row] = None if one is None or one != one or one in ("", []) else str(one)
+        if isinstance(value, str):
+            if value.strip().startswith("["):
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(value)
+            elif counts[row] > 1:
+                value = _BETWEEN.split(value.strip())
+        several = value if isinstance(value, list) else [value]
+        names = tuple(None if one is None or one != one or one in ("", []) else str(one) for one in several)
+        found[row] = names if any(name is not None for name in names) else None
     return found
 
 
-def _sizes(values: pandas.Series, mark: Callable[[Any, Callable[[int], str]], None]) -> tuple[Any, Any]:
-    """Return widths and heights of a column of pictures: [w, h], "WxH", an object, or a list of one of these."""
+def _places(values: pandas.Series, known: dict[Sizes, int], mark: Callable[[Any, Callable[[int], str]], None]) -> Any:
+    """Return the places of a column of pictures in `known`, to which new sizes are added."""
     import numpy as np
 
-    known: dict[str, tuple[int, int] | str] = {}
-    found: list[tuple[int, int]] = []
+    read: dict[str, int | str] = {}
+    found = np.zeros(len(values), np.int64)
     reasons: dict[int, str] = {}
     for row, value in enumerate(values.tolist()):
         key = value if isinstance(value, str) else repr(value)
-        if key not in known:
-            known[key] = _size(value)
-        size = known[key]
-        if isinstance(size, str):
-            reasons[row] = size
-        found.append((0, 0) if isinstance(size, str) else size)
+        place = read.get(key)
+        if place is None:
+            sizes = _sizes(value)
+            place = sizes if isinstance(sizes, str) else known.setdefault(sizes, len(known))
+            read[key] = place
+        if isinstance(place, str):
+            reasons[row] = place
+        else:
+            found[row] = place
     rows = np.zeros(len(found), bool)
     rows[list(reasons)] = True
     mark(rows, lambda row: reasons[row])
-    sizes = np.asarray(found, np.int64).reshape(-1, 2)
-    return sizes[:, 0], sizes[:, 1]
+    return found
 
 
-def _size(value: Any) -> tuple[int, int] | str:
-    """Return the size of a request's picture, zeros without one, or what is wrong."""
+def _sizes(value: Any) -> Sizes | str:
+    """Return the sizes of a request's pictures, or what is wrong: [w, h], "WxH", an object, or a list of these."""
     wrong = f"image_sizes is {shown(value)}, not [[width, height]] or WxH in pixels, each from 1 to {LONGEST_SIDE:,}"
     if value is None or value != value:
-        return 0, 0
+        return ()
     if isinstance(value, str) and value.strip().startswith(("[", "{")):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return wrong
     if isinstance(value, str):
-        if not value.strip():
-            return 0, 0
-        pictures: list[Any] = value.split(",")
+        text = _TIMES.sub("x", value.strip().lower())
+        pictures: list[Any] = _BETWEEN.split(text) if text else []
     else:
         flat = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
         pictures = [value] if flat or not isinstance(value, list) else value
-    if len(pictures) > 1:
-        return f"the request has {len(pictures)} pictures, and requests of one are counted"
+    found = []
     for picture in pictures:
         if isinstance(picture, str):
-            picture = [
-                int(side) if side.strip().isdecimal() and len(side) < 10 else None
-                for side in picture.lower().split("x")
-            ]
+            picture = [int(side) if side.isdecimal() and len(side) < 10 else None for side in picture.split("x")]
         elif isinstance(picture, dict):
             picture = [picture.get("width"), picture.get("height")]
         good = isinstance(picture, list) and len(picture) == 2
         if not good or not all(type(side) is int and 1 <= side <= LONGEST_SIDE for side in picture):
             return wrong
-        return picture[0], picture[1]
-    return 0, 0
+        found.append((picture[0], picture[1]))
+    return tuple(found)
