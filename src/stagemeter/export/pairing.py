@@ -207,10 +207,10 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
     if "engine_flops" in engine:
         theirs = with_unit(round(engine["engine_flops"]), "FLOPs")
         causal = " by visible pairs" if engine.get("compared_with") == "flops_causal" else ""
+        language = f", without our vision stages {100 * engine['difference_language_only']:+.1f} %"
         lines.append(
             f"the engine's own estimate: {theirs}, MFU {_percent(engine['engine_mfu'])}; against ours{causal} "
-            f"{100 * engine['difference']:+.1f} %, against ours without the vision stages "
-            f"{100 * engine['difference_language_only']:+.1f} %. {engine['explanation']}"
+            f"{100 * engine['difference']:+.1f} %{language if engine['vision_flops'] else ''}. {engine['explanation']}"
         )
         if "parts" in engine:
             parts = (f"{name} {_signed(flops)}" for name, flops in engine["parts"].items())
