@@ -14,6 +14,7 @@ from stagemeter.analysis.analyze import estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.request_costs import RequestCosts
 from stagemeter.analysis.request_logs.check import BadLines, Requests
+from stagemeter.analysis.request_logs.log import open_log
 from stagemeter.analysis.requests import plan_request
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import ONE_DEVICE
@@ -25,6 +26,8 @@ from stagemeter.utilization.serving import difference_parts
 
 PAGE = Path(__file__).with_name("engines.md")
 SERVED = Path(__file__).parents[1] / "tests" / "utilization" / "serving" / "recorded"
+#: Logs of the requests with pictures.
+PICTURES = Path(__file__).parents[1] / "tests" / "analysis" / "recorded_requests"
 SCENARIOS, SCHEDULES = (
     json.loads((SERVED / f"{name}.json").read_text(encoding="utf-8")) for name in ("scenarios", "schedules")
 )
@@ -48,22 +51,25 @@ stagemeter mfu --profile-run RUN --requests log.csv     # or later
 
 ## FLOPs of the language model
 
-The first line of a server counts attention dense, the second the pairs that masks show. The truth is worked out from
-each pass of the engine: new tokens, the context after them, and the keys that each query sees.
+- **Lines.** The first line of a server counts attention dense; `visible` counts the pairs that masks show.
+- **Brackets** say how far below and above our estimate the work can be, by the page alone.
+- **The truth** is worked out from each pass of the engine: new tokens, their context, the keys that each query sees.
+- **Vision.** qwen2_5_vl and qwen2_5_vl_prefix_cache also ran an encoder, which only the next table holds.
 
 {flops}
 ## vLLM's own estimate
 
 vLLM counts (`vllm/v1/metrics/perf.py`) each token of a pass with the context at its end, and an output head for each
-pass of a request. That is our dense count where a prompt is computed at once. The parts are vLLM's formula on the
-requests of the log less ours; they add up to the whole difference.
+pass of a request. That is our dense count of the language model where a prompt is computed at once. `ours` are all
+stages, those of the vision encoder among them. Each part has its size, and all add up to the whole difference.
 
 {differences}
 - **Chunks.** A pass does not see the keys of later chunks, and each chunk has a row of the head. vLLM's
   `estimated_write_bytes_per_gpu_total` gives the number of these rows, and so the rest is known. With several devices
   an engine, both are `not explained`.
 - **Pairs that the causal mask hides** are in both counts. They are the first line of a server less its second one.
-- **The vision encoder** is in no estimate of vLLM. It is a part of its own where requests have pictures.
+- **The vision encoder** is in no estimate of vLLM. `vision encoder left out` are the FLOPs of the pictures that were
+  encoded: those that came again, and those in the cache of prompts, are not.
 - **Requests under way** at a scrape are in vLLM's estimate and not in a log of finished ones: `not explained`, too.
 
 ## Pictures
@@ -111,12 +117,17 @@ class Scenario:
         return work
 
     def by_requests(self) -> ServedRequests:
-        """Return the work of the language model by the requests."""
+        """Return the work of all stages by the requests."""
+        config, bad = AnalysisConfig(model=self.model), BadLines(Path(self.name), skip=False)
+        if (log := PICTURES / f"{self.name}.jsonl").exists():
+            # The server took at most so many pixels.
+            config = AnalysisConfig(model=self.model, max_pixels=1_003_520)
+            costs = RequestCosts(describe_model(self.model), config, bad)
+            return served_requests(costs, open_log(log, bad).batches, self.profile)
         rows = self.recorded["requests"]
         prompt, cached, output = (np.asarray(column, np.int64) for column in zip(*rows, strict=True))
         none = np.zeros(len(rows), np.int64)
         requests = Requests(np.arange(len(rows)), prompt, cached, output, none)
-        config, bad = AnalysisConfig(model=self.model), BadLines(Path(self.name), skip=False)
         costs = RequestCosts(describe_model(self.model), config, bad)
         return served_requests(costs, [requests], self.profile)
 

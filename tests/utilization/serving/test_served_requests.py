@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagemeter import describe_model
+from stagemeter import AnalysisConfig, describe_model, estimate_model
 from stagemeter.conventions.compare import decoder_of
 from stagemeter.conventions.sizes import read_sizes
 from stagemeter.conventions.vllm import scheduled_passes, scheduled_prefill, scheduled_steps, vllm_flops
@@ -77,6 +77,18 @@ def test_sizes_of_the_parts_by_hand():
     )
     absorbed = Scenario("deepseek_v3_mla").parts()["latent attention expanded in decode steps"]
     assert absorbed == -2 * 3 * 4 * (1088 - 320) * pairs
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_5_vl_prefix_cache"])
+def test_vision_encoder_is_left_out_for_the_pictures_that_the_engine_encoded(name):
+    """Six pictures, in the order of the log; two of the eight that were sent came again."""
+    model, vision = Scenario(name).model, 0
+    for width, height in [(448, 336), (1000, 700), (224, 560), (612, 792), (1654, 2339), (30, 40)]:
+        config = AnalysisConfig(model=model, image_w=width, image_h=height, max_pixels=1_003_520)
+        stages = estimate_model(describe_model(model), config)["stages"]
+        vision += sum(stages[stage]["flops"] for stage in ("vit", "merger"))
+    assert sum(encoded for _, encoded, *_ in SCHEDULES[name]) == 6
+    assert Scenario(name).parts() == {"vision encoder left out": -vision}
 
 
 @settings(max_examples=30, deadline=None)
