@@ -553,6 +553,29 @@ def test_times_of_any_family_are_brought_in_and_paired(imported, analyzed, model
     assert paired["stages"]["total"]["time_ms"] == close(whole)
 
 
+def test_workload_that_no_tag_holds_is_read_from_the_documents(imported, analyzed, runs):
+    """80 different pages take more than the 8,000 characters that MLflow keeps of a tag."""
+    pages = [option for number in range(80) for option in ("--page-size", f"{280 + 28 * number}x280")]
+    options = ("--model", "qwen2.5-vl-7b", *pages)
+    report = analyzed(*options, "--new-tokens", 4)
+    (static,) = runs()
+    assert static.data.tags["stagemeter.workload"] == "static_compute.json"
+    times = {"vision": 32.0, "prefill": 20.0, "decode": 7.0}
+    for tokens in (4, 6):
+        # The second one is no equal work: its workload is compared with that of each static run.
+        profile = imported(times, *options, "--new-tokens", tokens)["run_id"]
+        assert run_of(profile).data.tags["stagemeter.workload"] == "profile.json"
+        paired = pair_runs(profile, peak_tflops=312)
+        assert paired["static_run_id"] == static.info.run_id
+        assert paired["counts"]["flops"]["prefill"] == report["stages"]["prefill"]["flops"]
+    document = MlflowClient().download_artifacts(profile, "profile.json")
+    damaged = json.loads(Path(document).read_text())
+    damaged["metadata"]["workload"]["new_tokens"] = 7
+    MlflowClient().log_dict(profile, damaged, "profile.json")
+    with pytest.raises(StagemeterError, match="is not the report that was logged to it"):
+        pair_runs(profile, peak_tflops=312)
+
+
 def test_stage_of_another_family_is_refused(command, tmp_path):
     file = tmp_path / "times.json"
     file.write_text('{"sam": 1.0, "prefill": 2.0}')

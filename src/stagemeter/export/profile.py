@@ -11,6 +11,7 @@ from stagemeter.core.units import describe_dtypes, describe_lengths, millisecond
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 
+PROFILE_FILE = "profile.json"
 _RATES = {
     "tokens_per_second/prefill": "tokens/s in the prefill",
     "tokens_per_second/decode": "tokens/s in decode",
@@ -21,7 +22,7 @@ _RATES = {
 
 def profile_files(document: Mapping[str, Any]) -> dict[str, str | bytes]:
     """Return the contents of a profile's files by name."""
-    return {"profile.json": json_text(document), "profile.md": profile_markdown(document)}
+    return {PROFILE_FILE: json_text(document), "profile.md": profile_markdown(document)}
 
 
 def profile_markdown(document: Mapping[str, Any]) -> str:

@@ -14,11 +14,14 @@ from stagemeter.core.metrics import PROFILE as PROFILE
 from stagemeter.core.metrics import STATIC as STATIC
 from stagemeter.core.units import page_count_of, pages_of
 
+#: Characters of a tag that every store keeps; MLflow cuts off what is beyond 8,000 (mlflow/utils/validation.py, 3.17).
+LONGEST_TAG = 5000
 #: Kinds of runs beside those of documents.
 SWEEP = "sweep"
 POINT = "sweep_point"
 KIND = "stagemeter.kind"
 MODEL = "stagemeter.model"
+#: The workload as JSON or, where a tag cannot hold it, the run's document that has it.
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
@@ -52,12 +55,13 @@ def compact_json(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def workload_tags(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags that match runs of the same work, given ``metadata`` of a report or profile."""
+def workload_tags(metadata: Mapping[str, Any], file: str) -> dict[str, str]:
+    """Return the tags that match runs of the same work, given ``metadata`` of the report or profile in a file."""
+    workload = json.dumps(metadata["workload"])
     tags = {
         MODEL: metadata["model"],
         "stagemeter.mode": metadata["workload"]["mode"],
-        WORKLOAD: json.dumps(metadata["workload"]),
+        WORKLOAD: workload if len(workload) <= LONGEST_TAG else file,
         WORKLOAD_HASH: metadata["workload_hash"],
         ARCHITECTURE_HASH: metadata["architecture_hash"],
     }

@@ -19,6 +19,7 @@ from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
+from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.export.report import flops_chart, report_files, stage_numbers, summary_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.document import log_document, metrics_now
@@ -150,7 +151,7 @@ def _metrics(report: Mapping[str, Any]) -> list[Metric]:
 
 
 def _tags(report: Mapping[str, Any]) -> dict[str, str]:
-    tags = workload_tags(report["metadata"]) | {
+    tags = workload_tags(report["metadata"], REPORT_FILE) | {
         "stagemeter.config_hash": report["metadata"]["config_hash"],
         SCHEMA: report["schema_version"],
         BASIS: report["basis"],

@@ -16,7 +16,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import profile_values
 from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.profile import profile_files, profile_markdown
+from stagemeter.export.profile import PROFILE_FILE, profile_files, profile_markdown
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping
 from stagemeter.profiling.readers.plain import profile_of_times
@@ -87,7 +87,7 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
 
 
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:
-    tags = workload_tags(document["metadata"]) | {
+    tags = workload_tags(document["metadata"], PROFILE_FILE) | {
         SCHEMA: document["schema_version"],
         SOURCE: document["source"],
         "stagemeter.clock": document["clock"],

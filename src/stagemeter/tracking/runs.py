@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from stagemeter.core.report_upgrade import EARLIER_SCHEMA, upgraded_report
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.export.module import MODULE_JSON_FILE
+from stagemeter.export.profile import PROFILE_FILE
 from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION, upgraded
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
@@ -148,6 +150,8 @@ def workload_of(run: Run) -> Workload | None:
     text = run.data.tags.get(WORKLOAD)
     if text is None:
         return None
+    if text in (REPORT_FILE, PROFILE_FILE):
+        text = json.dumps(_held_workload(run, text))
     try:
         workload = Workload.from_json(text)
         if workload.dtype not in ITEM_SIZES:
@@ -155,6 +159,14 @@ def workload_of(run: Run) -> Workload | None:
         return workload
     except ValueError as error:
         raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}). Log it again") from None
+
+
+def _held_workload(run: Run, file: str) -> Any:
+    """Return the workload that the document of a run has, which is too long for a tag."""
+    document = _read_document(run, file)
+    _require_own(run, file, document)
+    metadata = document.get("metadata")
+    return metadata.get("workload") if isinstance(metadata, dict) else None
 
 
 def architecture_of(run: Run) -> str:
@@ -235,6 +247,13 @@ def load_module_report(run: Run) -> dict[str, Any]:
 
 def _load_document(run: Run, file: str, known: str, *earlier: str) -> dict[str, Any]:
     """Read a JSON file of a run. Refuse another major version of the schema than the known one and earlier ones."""
+    document = _read_document(run, file)
+    require_schema(f"run {run.info.run_id}", document, known, *earlier)
+    return document
+
+
+def _read_document(run: Run, file: str) -> dict[str, Any]:
+    """Read a JSON file of a run."""
     run_id = run.info.run_id
     try:
         with scratch_folder() as folder:
@@ -250,7 +269,6 @@ def _load_document(run: Run, file: str, known: str, *earlier: str) -> dict[str, 
         ) from error
     except StagemeterError as error:
         raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}). Analyze again") from error
-    require_schema(f"run {run_id}", report, known, *earlier)
     return report
 
 
