@@ -142,9 +142,19 @@ def test_report_of_guidellm(tmp_path):
     assert read(saved(tmp_path / "sampled", report))[4] == [
         "the report keeps 6 of 60 successful requests, and the others are not counted"
     ]
+    report["benchmarks"][0]["requests"]["successful"][1]["input_metrics"]["image_count"] = 2
+    assert read(saved(tmp_path / "pictures", report))[4][-1].startswith("1 requests have pictures whose sizes")
     report["benchmarks"][0]["requests"]["successful"][2]["output_tokens"] = -1
     with pytest.raises(StagemeterError, match="request 3: output_tokens is -1, not"):
         read(saved(tmp_path / "sampled", report))
+
+
+def test_pictures_of_aiperf_are_named(tmp_path):
+    lines = (RECORDED / "aiperf.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(lines[1])
+    record["metrics"]["num_images"] = {"value": 1, "unit": "images"}
+    (tmp_path / "log").write_text("\n".join([*lines, json.dumps(record)]), encoding="utf-8")
+    assert read(tmp_path / "log")[4][-1].startswith("1 requests have pictures whose sizes the log does not say")
 
 
 def test_records_of_aiperf():

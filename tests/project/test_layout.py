@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -92,6 +93,12 @@ def test_importing_the_package_imports_next_to_nothing():
     slow = ["torch", "transformers", "mlflow", "pydantic", "PIL", "numpy", "rich", "click", "multiprocessing"]
     code = f"import stagemeter, sys; print([name for name in {slow} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    # pytest imports them by name alone, and stops at the second one.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_exactly_one_name_in_the_root_reads_mlproject():

@@ -6,13 +6,14 @@ Source: guidellm/benchmark/schemas/report.py and guidellm/schemas/base/request_s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.columns import FAILED
 from stagemeter.analysis.request_logs.json_list import values_of
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records, unsized_pictures
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 
@@ -31,10 +32,11 @@ def read(path: Path, bad: BadLines) -> RequestLog:
         if stream.read(11) == b"benchmarks:":
             raise StagemeterError(f"{path}: is a report in YAML. Give that in JSON, which GuideLLM writes as well")
     bad.place = "request"
-    head = first_records(_requests(path))
+    head = first_records(_requests(path, []))
     if not head:
         raise StagemeterError(f"{path}: holds no request. Run the benchmark again, and keep its requests")
-    log = log_of_records("GuideLLM", path, _requests(path), head, bad)
+    notes: list[str] = []
+    log = replace(log_of_records("GuideLLM", path, _requests(path, notes), head, bad), notes=notes)
     whole = sum(
         value for value in values_of(path, "benchmarks.item.metrics.request_totals.successful") if type(value) is int
     )
@@ -44,8 +46,8 @@ def read(path: Path, bad: BadLines) -> RequestLog:
     return log
 
 
-def _requests(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    number = 0
+def _requests(path: Path, notes: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    number = pictures = 0
     for status in _STATUSES:
         for stats in values_of(path, f"benchmarks.item.requests.{status}.item"):
             number += 1
@@ -54,7 +56,11 @@ def _requests(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             request = {name: stats[name] for name in _COLUMNS if stats.get(name) is not None}
             if status != "successful":
                 request[FAILED] = _reason(stats) or status
+            else:
+                asked = stats.get("input_metrics")
+                pictures += bool(isinstance(asked, dict) and asked.get("image_count"))
             yield number, request
+    notes += unsized_pictures(pictures)
 
 
 def _reason(stats: Mapping[str, Any]) -> str | None:

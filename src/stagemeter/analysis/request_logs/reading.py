@@ -120,6 +120,16 @@ def log_of_records(
     return RequestLog(form, tuple(dict.fromkeys(columns.values())), unread, checked_tables(tables(), bad))
 
 
+def unsized_pictures(requests: int) -> list[str]:
+    """Return the note on requests of which a log tells the number of pictures alone."""
+    if not requests:
+        return []
+    return [
+        f"{requests:,} requests have pictures whose sizes the log does not say: they count as text, or with the page that "
+        "is given for all"
+    ]
+
+
 def first_records(records: Iterator[tuple[int, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
     """Return the records by which the columns are told."""
     return [record for _, record in islice(records, _HEAD)]
