@@ -125,8 +125,8 @@ def unsized_pictures(requests: int) -> list[str]:
     if not requests:
         return []
     return [
-        f"{requests:,} requests have pictures whose sizes the log does not say: they count as text, or with the page that "
-        "is given for all"
+        f"{requests:,} requests have pictures whose sizes the log does not say: they count as text, or with the page "
+        "that is given for all"
     ]
 
 
