@@ -230,3 +230,14 @@ def test_passes_of_one_token_are_decode_steps_of_models_with_pages(name):
     for past in (workload.prompt_tokens, workload.prompt_tokens + 20_000):
         (values,) = step.calls(model.architecture, replace(workload, decode_context=past + 1))
         assert ran(model, workload, 1, past) == step.cost(model.architecture, values)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-4b", "gemma-4-e2b"])
+@pytest.mark.parametrize("prompt", [500, 510, 540])
+def test_generated_tokens_see_no_later_ones_whatever_pages_a_short_prompt_cuts(name, prompt):
+    model = describe_model(name)
+    asked = {"model": name, "image_w": 400, "image_h": 600, "seq_len": prompt, "new_tokens": 12}
+    one, two = (plan_request(AnalysisConfig(**asked, images_per_request=pages), model) for pages in (1, 2))
+    acceptance, drafter = Speculation(2, 0).resolved(model)
+    expected, found = (speculative_costs(model, request, acceptance, drafter) for request in (one, two))
+    assert found.verification == expected.verification

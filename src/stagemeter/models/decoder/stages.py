@@ -165,7 +165,7 @@ def decoder_stages(
         tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
         # Generated tokens come one after another, whatever the prompt's do.
         limit, in_order = beyond or decoder_of(sizes).limit, causal or beyond is not None
-        more, more_limited = later_pairs_of(sizes, workload)
+        more, more_limited = later_pairs_of(sizes, workload) if beyond is None else (0, 0)
         all_pairs = tokens * prompt
         visible = causal_pairs(prompt) - causal_pairs(past) + more if in_order else all_pairs
         values = {**new_tokens(workload, in_order), YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
