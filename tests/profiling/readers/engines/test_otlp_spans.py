@@ -106,3 +106,33 @@ def test_an_export_that_is_cut_off_is_named(tmp_path):
     file.write_text(SPANS.read_text()[:5000])
     with pytest.raises(StagemeterError, match="cut off"):
         read_profile(file, steps=7)
+
+
+def span(name, within, **tokens):
+    attributes = [{"key": f"gen_ai.usage.{key}", "value": {"intValue": str(value)}} for key, value in tokens.items()]
+    return {"spanId": name, "parentSpanId": within, "attributes": attributes}
+
+
+def costed(tmp_path, *spans):
+    file = tmp_path / "spans.json"
+    # One document a line, as a collector writes them: a span ends before the one that it is within.
+    lines = ({"resourceSpans": [{"scopeSpans": [{"spans": [one]}]}]} for one in spans)
+    file.write_text("\n".join(map(json.dumps, lines)))
+    bad = BadLines(file, skip=False)
+    return sum(int(batch.prompt.sum()) for batch in open_log(file, bad).batches)
+
+
+def test_tokens_of_spans_within_others_would_count_twice(tmp_path):
+    tokens = {"input_tokens": 30, "output_tokens": 6}
+    engine = span("000000000000000c", "000000000000000b", **tokens)
+    call, agent = span("000000000000000b", "000000000000000a"), span("000000000000000a", "", **tokens)
+    with pytest.raises(StagemeterError, match=r"numbers of tokens, 1 are within others that have them"):
+        costed(tmp_path, engine, call, agent)
+
+
+@pytest.mark.parametrize("other", ["", "000000000000000a", "000000000000000d"])
+def test_spans_within_ones_without_tokens_are_requests(other, tmp_path):
+    """A span of an agent, its calls, and one that names itself, or a span of another export, as what it is within."""
+    tokens = {"input_tokens": 30, "output_tokens": 6}
+    calls = [span(f"{number:016x}", "000000000000000a", **tokens) for number in (1, 2)]
+    assert costed(tmp_path, *calls, span("000000000000000a", other)) == 60
