@@ -18,7 +18,7 @@ from stagemeter.application.requests import analyze_requests
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import needed_cost, stage_cost
 from stagemeter.models.families import families
-from stagemeter.models.family import NO_PAGE, workload_of_views
+from stagemeter.models.page_views import NO_PAGE, workload_of_views
 from stagemeter.utilization.calls import CallMeter
 
 RECORDED = Path(__file__).parent / "recorded_requests"

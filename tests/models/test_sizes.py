@@ -15,9 +15,9 @@ from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.mixer import Mixer, executed_pass
 from stagemeter.models.families import families
-from stagemeter.models.family import NO_PAGE, workload_of_views
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.lora import Adapter
+from stagemeter.models.page_views import NO_PAGE, workload_of_views
 from stagemeter.models.pages.settings import ProcessorSettings
 
 #: Sizes and hashes of models that read pages, from reports of version 0.1.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.pages.settings import OPTIONS, Limit, ProcessorSettings
 from stagemeter.models.resolution import Resolution

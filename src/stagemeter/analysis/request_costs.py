@@ -16,8 +16,8 @@ from stagemeter.analysis.requests import require_parts
 from stagemeter.core.cost import ZERO, Cost, item_sizes, total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.family import PageViews
 from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.page_views import PageViews
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

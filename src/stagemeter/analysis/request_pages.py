@@ -19,8 +19,8 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import coefficients, evaluate_both
-from stagemeter.models.family import NO_PAGE, PageViews, RequestPages
 from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.page_views import NO_PAGE, PageViews, RequestPages
 
 #: Quantities that are summed; those of weights depend on which requests the engine computes together.
 NEEDED = ("macs", "macs_causal", "kv_reads", "kv_writes")

@@ -14,8 +14,9 @@ from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import OWN, TEXT, Workload, decode_context_of
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.decoder.stages import ENCODER_TOKENS
-from stagemeter.models.family import NO_PAGE, Family, GenerationPass, PageViews, RequestPages, workload_of_views
+from stagemeter.models.family import Family, GenerationPass
 from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.page_views import NO_PAGE, PageViews, RequestPages, workload_of_views
 
 #: Tokens of a prompt of text alone if no length is given.
 DEFAULT_TEXT_PROMPT = 1024
@@ -167,8 +168,8 @@ def make_workload(
 ) -> Workload:
     """Return the workload of a page that becomes some views, and of further ones. Tokens and batch may be arrays.
 
-    `page`, `views` and `further` are those of `stagemeter.models.family.workload_of_views`. A `seq_len` of None is the
-    length of pages and text. `asked` holds the other fields of `Workload`.
+    `page`, `views` and `further` are those of `stagemeter.models.page_views.workload_of_views`. A `seq_len` of None is
+    the length of pages and text. `asked` holds the other fields of `Workload`.
     """
     prompt_tokens = text_tokens
     if seq_len is not None:

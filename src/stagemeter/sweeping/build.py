@@ -16,8 +16,9 @@ from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
-from stagemeter.models.family import NO_PAGE, Family
+from stagemeter.models.family import Family
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
+from stagemeter.models.page_views import NO_PAGE
 from stagemeter.models.pages.settings import OPTIONS
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table, refuse_resolution
 from stagemeter.sweeping.evaluate import wide_columns, workload_of

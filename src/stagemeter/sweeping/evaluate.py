@@ -22,7 +22,8 @@ from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.blocks import larger, most
 from stagemeter.models.closed_form import evaluate_both
-from stagemeter.models.family import RequestPages, bytes_read_of_weights, weight_bytes
+from stagemeter.models.family import bytes_read_of_weights, weight_bytes
+from stagemeter.models.page_views import RequestPages
 from stagemeter.sweeping.grid import AXES, Grid
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.memory import held_by_stage

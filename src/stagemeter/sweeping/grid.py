@@ -11,7 +11,8 @@ from typing import Any
 from stagemeter.core.workload import stable_hash
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.families import family_named
-from stagemeter.models.family import Family, PageViews, RequestPages
+from stagemeter.models.family import Family
+from stagemeter.models.page_views import PageViews, RequestPages
 
 #: Axes of a grid, from the one that changes last to the one that changes with every row.
 AXES = (

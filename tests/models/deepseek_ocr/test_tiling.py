@@ -20,7 +20,7 @@ from stagemeter.models.families.deepseek_ocr.tiling import (
     page_rule,
     queries_per_side,
 )
-from stagemeter.models.family import PageViews
+from stagemeter.models.page_views import PageViews
 from stagemeter.models.pages.tiling import TileLimits, tile_grid, tile_grids
 
 LIMITS = TileLimits(MIN_TILES, MAX_TILES)

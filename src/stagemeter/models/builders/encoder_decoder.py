@@ -13,7 +13,8 @@ from stagemeter.models.builders.page_stages import PAGES, Needed, page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.passes import cache_arguments, empty
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
-from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Stage, with_values
+from stagemeter.models.family import CacheRecorder, Family, Stage, with_values
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.shipped import shipped_configurations

@@ -18,7 +18,8 @@ from stagemeter.models.builders.page_stages import (
 )
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
 from stagemeter.models.decoder.passes import empty
-from stagemeter.models.family import PageRules, Stage, Variables
+from stagemeter.models.family import Stage, Variables
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.vision import CHANNELS

@@ -12,7 +12,8 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, require_known
-from stagemeter.models.family import Family, Note, PageRules, PageViews, Stage, with_values
+from stagemeter.models.family import Family, Note, Stage, with_values
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings

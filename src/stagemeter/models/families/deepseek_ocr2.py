@@ -20,7 +20,8 @@ from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_settings
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import Variables
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings

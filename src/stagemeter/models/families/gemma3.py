@@ -15,7 +15,7 @@ from stagemeter.models.builders.encoders import square_encoder, square_pixels, s
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.visibility import later_pairs
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings

@@ -21,7 +21,8 @@ from stagemeter.models.decoder.passes import empty
 from stagemeter.models.decoder.visibility import later_pairs
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.gemma4_text import SHARED_NOTE
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import Variables
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings

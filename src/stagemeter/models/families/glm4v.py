@@ -19,7 +19,8 @@ from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_settings
-from stagemeter.models.family import Family, PageRules, PageViews
+from stagemeter.models.family import Family
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.patches import QWEN_SIZES
 from stagemeter.models.pages.pixel_limits import read_pixel_limits
 from stagemeter.models.pages.settings import ProcessorSettings

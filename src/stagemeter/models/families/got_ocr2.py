@@ -17,7 +17,7 @@ from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages,
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings

@@ -14,7 +14,7 @@ from stagemeter.models.builders.encoders import square_encoder, square_projector
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import tiles_beside_page
 from stagemeter.models.settings import Settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings

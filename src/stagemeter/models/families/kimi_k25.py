@@ -18,7 +18,8 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.deepseek_v3 import LATENT_NOTE
-from stagemeter.models.family import Family, Note, PageRules, Variables
+from stagemeter.models.family import Family, Note, Variables
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings

@@ -20,7 +20,8 @@ from stagemeter.models.decoder.passes import empty
 from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import Variables
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.pages.tiling import best_fit, tile_grids, tiles_beside_page
 from stagemeter.models.settings import Settings

@@ -19,7 +19,7 @@ from stagemeter.models.builders.page_stages import batches_of_pages
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import Canvases, ProcessorSettings, canvases_of
 from stagemeter.models.pages.square_views import require_tokens, square_views
 from stagemeter.models.settings import Settings

@@ -20,7 +20,8 @@ from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import Variables
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes

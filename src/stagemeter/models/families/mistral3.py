@@ -20,7 +20,8 @@ from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages,
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import Family, Note, PageRules, PageViews
+from stagemeter.models.family import Family, Note
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings

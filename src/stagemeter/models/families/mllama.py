@@ -21,7 +21,8 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention, refuse_window
 from stagemeter.models.decoder.passes import empty
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import Variables
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import best_fit
 from stagemeter.models.settings import Settings

@@ -18,7 +18,8 @@ from stagemeter.models.builders.vision_language import Pages, vision_language_fa
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import Family, Note, PageRules, Variables
+from stagemeter.models.family import Family, Note, Variables
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules
 from stagemeter.models.pages.sampling import FrameSampling
 from stagemeter.models.pages.settings import ProcessorSettings

@@ -22,7 +22,8 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 from stagemeter.models.families.deepseek_ocr.family import FAMILY as DEEPSEEK_OCR
 from stagemeter.models.families.deepseek_ocr.family import language_model, page_inputs
 from stagemeter.models.families.deepseek_ocr.tiling import page_rule
-from stagemeter.models.family import Family, PageRules
+from stagemeter.models.family import Family
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
 from stagemeter.models.shipped import shipped_configurations

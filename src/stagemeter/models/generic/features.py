@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.generic.calls import calls_of
 from stagemeter.models.generic.found import QUESTION, FoundModel, bare, text_tokens
 from stagemeter.models.generic.page import taken_by
 from stagemeter.models.generic.parts import image_features, parameters_of
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 
 #: Name of the argument by which some decoders take embeddings of pages.

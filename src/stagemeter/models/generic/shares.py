@@ -8,12 +8,12 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.family import NO_PAGE, workload_of_views
 from stagemeter.models.generic.causality import causal_masks, declare_causal
 from stagemeter.models.generic.features import page_views, prompt_tokens
 from stagemeter.models.generic.found import FoundModel
 from stagemeter.models.generic.parts import sees_pages
 from stagemeter.models.generic.passes import called_in_step, order_of_calls
+from stagemeter.models.page_views import NO_PAGE, workload_of_views
 
 #: Width and height of the page, and tokens of text, of the trial request.
 TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4

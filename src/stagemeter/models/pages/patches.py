@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import PixelLimits, read_pixel_limits, resized_between
 from stagemeter.models.pages.sampling import FrameSampling
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings

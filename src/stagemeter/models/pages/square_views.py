@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, PageSettings
 
 #: Side that transformers' ``GotOcr2ImageProcessor`` gives a file without one.

@@ -30,7 +30,8 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 )
 from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, RESOLUTIONS
 from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, page_rule
-from stagemeter.models.family import Family, PageRules
+from stagemeter.models.family import Family
+from stagemeter.models.page_views import PageRules
 from stagemeter.models.pages.settings import PUBLISHED, ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
 from stagemeter.models.vision.sam import VIEW_VARIABLES, ViewGroup

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import OWN
-from stagemeter.models.family import PageViews
+from stagemeter.models.page_views import PageViews
 from stagemeter.models.pages.tiling import TileLimits, tile_grid
 
 #: Side of a vision patch in pixels, and patches per side that the vision tower merges into one token.
