@@ -55,7 +55,7 @@ def earlier(experiment):
             STATIC,
             stable_hash(report),
             metrics=metrics_now({"flops/total": report["total"]["flops"]}),
-            tags={**workload_tags(report["metadata"]), "stagemeter.schema_version": "1.3"},
+            tags={**workload_tags(report["metadata"], "static_compute.json"), "stagemeter.schema_version": "1.3"},
             files={"static_compute.json": json.dumps(report)},
         )
         MlflowClient().set_terminated(run_id)
