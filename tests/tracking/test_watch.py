@@ -43,7 +43,12 @@ class Ended:
 def watch(command, runs, experiment):
     """Watch servers that give some pages, one an interval, until the last page is asked for again."""
 
-    def run(*servers: list[str | None], options: tuple[object, ...] = (), ends: bool = True):
+    def run(
+        *servers: list[str | None],
+        options: tuple[object, ...] = (),
+        ends: bool = True,
+        model: tuple[object, ...] = ("--model", LLAMA),
+    ):
         def over() -> None:
             if ends:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -57,7 +62,7 @@ def watch(command, runs, experiment):
                 opened.callback(server.close)
                 addresses.append(server.url)
             code, out, err = command(
-                *("watch", *addresses, "--every", 0.02, "--model", LLAMA, "--device", "H100-SXM"),
+                *("watch", *addresses, "--every", 0.02, *model, "--device", "H100-SXM"),
                 *("--experiment", experiment, *options),
             )
         # The run of the counts is newer.
@@ -186,7 +191,8 @@ def test_json_is_one_document(watch):
     assert document["run_id"] == run.info.run_id
     assert document["pairing"]["engine"]["requests"] == DONE
     assert sum(interval["serving"]["requests"] for interval in document["intervals"]) == DONE
-    assert ended.err.startswith("time ")
+    assert ended.err.startswith(f"run {run.info.run_id}: ")
+    assert "\ntime " in ended.err
 
 
 @pytest.mark.slow
@@ -235,6 +241,13 @@ def test_bad_input_opens_no_run(watch, pages, options, message):
     assert message in ended.err
     assert "Traceback" not in ended.err
     assert run is None
+
+
+def test_the_default_model_is_refused_where_the_server_names_another(watch):
+    ended = watch(PAGES, ends=False, model=())
+    assert (ended.code, ended.run) == (2, None)
+    assert "serves './llama'. Give a name of `stagemeter models`" in ended.err
+    assert ended.err.startswith("error: --model: missing")
 
 
 @pytest.mark.slow

@@ -105,6 +105,7 @@ def watch(
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
     servers, power = _servers(asked)
+    _require_model(config, servers)
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
@@ -113,6 +114,7 @@ def watch(
     default_name = f"{Path(config.model).name} watched on {peak.name}"
     with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
         watched = Watched(run.run_id)
+        on_note(run_messages(run)[0])
         loop = _Loop(asked, servers, power, meter, watched, on_interval, on_note)
         loop.run()
         watched.messages = run_messages(run)
@@ -149,6 +151,16 @@ def _servers(asked: Asked) -> tuple[list[Server], list[PowerMeter]]:
         found = ", ".join(f"{model or 'one without a name'} at {name}" for model, name in models.items())
         raise StagemeterError(f"urls: the servers serve several models: {found}. Watch each model by itself")
     return servers, power
+
+
+def _require_model(config: AnalysisConfig, servers: Sequence[Server]) -> None:
+    """Refuse the default model if the servers name another one."""
+    served = servers[0].model
+    if "model" not in config.model_fields_set and served and config.model not in served.lower():
+        raise StagemeterError(
+            f"model: missing, and {servers[0].name} serves {served!r}. Give a name of `stagemeter models`, or the "
+            "folder of its config.json"
+        )
 
 
 def _each(asked: Asked, servers: Sequence[Server]) -> int | None:
