@@ -126,6 +126,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "--seq-len 50: cannot be run: the page alone takes 73" in refused(
         "import-profile", times, "--mode", "tiny", "--seq-len", 50
     )
+    assert "one file is given, and the interval is between two" in refused("import-profile", times, "--interval", 60)
     assert "a server, write http://localhost:8000/metrics" in refused("import-profile", "localhost:8000/metrics")
     times.write_text('{"decode": 5, "decode_total": 900}')
     assert "decode_total is 180 times decode, but the workload has 511 steps" in refused("import-profile", times)

@@ -235,12 +235,12 @@ def test_log_can_come_with_the_pairing_and_stays(served, command, tmp_path):
     log = log_of(tmp_path / "log.csv", SCENARIOS["mixed_lengths"]["requests"])
     run, _, paired = served("mixed_lengths", paired=("--requests", log))
     assert "12 requests in 20 s: 22.7 GFLOPs" in paired
-    assert "the engine's estimate less ours: nothing" in paired
+    assert "the engine's estimate less ours: no difference" in paired
     assert artifact(run, "mfu.json")["engine"]["flops"] == 22_706_479_104
     code, again, err = command("mfu", "--profile-run", run.info.run_id)
     assert code == 0, err
     assert "already holds this pairing" in err
-    assert "the engine's estimate less ours: nothing" in again
+    assert "the engine's estimate less ours: no difference" in again
     MlflowClient().set_tag(run.info.run_id, "stagemeter.served_requests", '{"log": 3}')
     code, out, err = command("mfu", "--profile-run", run.info.run_id)
     assert (code, out) == (2, "")
@@ -286,3 +286,10 @@ def test_a_log_makes_the_work_of_spans_exact(command, experiment):
     code, out, err = command("mfu", "--profile-run", json.loads(out)["run_id"], "--json")
     assert code == 0, err
     assert json.loads(out)["engine"]["flops"] == 16_309_936_128
+
+
+def test_a_default_model_with_longer_pages_than_prompts_is_named(command):
+    pages = [RECORDED / f"dense_llama.{when}.txt" for when in ("before", "after")]
+    code, out, err = command("import-profile", *pages)
+    assert (code, out) == (2, "")
+    assert "the prompts that were measured have 348 tokens, and a page takes 903 of deepseek-ocr. Give the model" in err

@@ -216,10 +216,19 @@ def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Map
     return plan_request(type(config)(**{**config.model_dump(exclude_unset=True), **settings}), model)
 
 
-def require_runnable(workload: Workload, model: ModelDescription) -> None:
-    """Refuse a workload that can be counted but not run: a prompt without room for its page."""
+def require_runnable(workload: Workload, model: ModelDescription, measured: str | None = None) -> None:
+    """Refuse a workload that can be counted but not run: a prompt without room for its page.
+
+    `measured` is the source that the length of the prompt was read from; None: it was given.
+    """
     taken = workload.all_image_tokens + workload.tags
     if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= taken:
+        if measured is not None:
+            raise StagemeterError(
+                f"{measured}: the prompts that were measured have {workload.prompt_tokens:,} tokens, and a page takes "
+                f"{taken:,} of {model.name}. Give the model that was served as --model, and the size of its pages as "
+                "--page-size"
+            )
         raise StagemeterError(
             f"seq_len {workload.prompt_tokens}: cannot be run: the page alone takes {taken} tokens, "
             f"and one begins the sequence. Leave it out, or give {taken + 1} or more"

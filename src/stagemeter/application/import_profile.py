@@ -94,7 +94,9 @@ def import_profile(
             _refuse(source, "times that are not of a serving engine's requests", "requests")
         profile, config = with_log(profile, config, source.requests)
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
-    require_runnable(workload, model)
+    require_runnable(
+        workload, model, source.files[0] if source.files and profile.measured.get("prompt_tokens") else None
+    )
     if not profile.times_ms and "engine/requests" not in profile.metrics:
         raise StagemeterError(
             f"{source.from_run or source.files[0]}: no time of any stage is in it. Map the names that it has, see "
@@ -171,6 +173,11 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
     path = outside_path(source.files[0], "SOURCE")
     if not path.exists() and _ADDRESS.match(source.files[0]):
         raise StagemeterError(f"{source.files[0]}: no such file. For a server, write http://{source.files[0]}")
+    if source.interval is not None:
+        raise StagemeterError(
+            "interval: one file is given, and the interval is between two. Give the pages before and after, or leave "
+            "it out"
+        )
     _refuse(source, "a file", *(name for name in _OF_SCRAPES if name != "requests"))
     mapping = NameMapping.load(vision, source.mapping_file, source.pairs)
     return read_profile(path, steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)

@@ -214,7 +214,7 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
         )
         if "parts" in engine:
             parts = (f"{name} {_signed(flops)}" for name, flops in engine["parts"].items())
-            lines.append(f"the engine's estimate less ours: {', '.join(parts) or 'nothing'}")
+            lines.append(f"the engine's estimate less ours: {', '.join(parts) or 'no difference'}")
     return lines
 
 
