@@ -250,3 +250,8 @@ def test_model_folder_without_config(refused, folder):
 def test_sizes_that_are_not_the_models(refused, folder):
     (folder / "mine.yaml").write_text("patch_size: 14\n")
     assert "patch_size: 14 is not this model's, which is 16" in refused("--config", "mine.yaml")
+
+
+def test_a_missing_argument_is_named(stagemeter):
+    ended = stagemeter("watch")
+    assert ended.err.startswith("error: URLS: missing. See `stagemeter watch --help`")

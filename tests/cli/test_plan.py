@@ -151,6 +151,7 @@ def test_dense_utilization_above_one_is_planned_up_to_the_roofline(stagemeter):
         in stagemeter("plan", *asked, "--mfu", 1.5).out
     )
     assert stagemeter("plan", *asked, "--mfu", 1.8).code == 2
+    assert "Give a share of 1, such as 0.3 for 30 %" in stagemeter("plan", *asked, "--mfu", 30).err
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ def test_sums_beyond_64_bits_are_exact_in_the_table(stagemeter, folder):
     ("options", "reason"),
     [
         (["--batch-size", "2"], "--batch-size 2: each request says its own"),
+        (["--chunk-tokens", "2"], "--chunk-tokens 2: `analyze --requests` takes it"),
         (["--device", "H100"], "--device H100: `plan --requests` bounds a log on a device"),
         (["--max-pixels", "9"], "--max-pixels: 9 means nothing to llama-3.1-8b"),
         (["--mode", "tiny"], "mode: llama-3.1-8b has no modes"),

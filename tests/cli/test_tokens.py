@@ -151,6 +151,7 @@ def test_fit_is_said_with_its_step(stagemeter):
         (("9x9", "--max-pixels", 9), "--max-pixels: 9 means nothing to deepseek-ocr"),
         (("9x9", "--fit", 0), "--fit: 0 cannot be used. Give a whole number, 1 or more"),
         (("9x9", "--fit", "many"), "--fit: "),
+        (("--image", "page.png"), "--image: no such option. Give pictures and sizes without it"),
         (("9x9", "--dpi", 200), "--dpi: 200 means nothing without a PDF. Leave it out, or give PDFs"),
         (("5000x1", *QWEN), "one side is more than 200 times the other"),
         (("9x9", "--video-frames", 4), "--video-frames 4: deepseek-ocr reads no videos"),

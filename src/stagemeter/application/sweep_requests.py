@@ -98,6 +98,8 @@ def _combinations(settings: SweepSettings) -> Iterator[tuple[dict[str, Any], Ana
     for name in given:
         if name == "device":
             raise StagemeterError(f"--device {given[name]}: `plan --requests` bounds a log on a device. Leave it out")
+        if name == "chunk_tokens":
+            raise StagemeterError(f"--chunk-tokens {given[name]}: `analyze --requests` takes it. Leave it out")
         if name not in _AXES:
             raise StagemeterError(f"--{name.replace('_', '-')} {given[name]}: each request says its own. Leave it out")
     values: dict[str, Sequence[Any]] = {"model": [AnalysisConfig().model], "dtype": [AnalysisConfig().dtype]}

@@ -74,6 +74,10 @@ def _usage(error: click.UsageError) -> str:
         kind = "option" if isinstance(error, click.NoSuchOption) else "command"
         setting, wrong = getattr(error, f"{kind}_name"), f"no such {kind}"
         todo = f"Did you mean {error.possibilities[0]}?" if error.possibilities else todo
+        if setting in ("--image", "--page-size") and error.ctx is not None and error.ctx.info_name == "tokens":
+            todo = "Give pictures and sizes without it, such as `stagemeter tokens scan.png 1654x2339`"
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
+        setting, wrong = error.param.human_readable_name.rstrip("."), "missing"
     elif isinstance(error, click.BadOptionUsage):
         setting = error.option_name
         wrong = wrong.removeprefix(f"Option {setting!r} ")

@@ -74,20 +74,22 @@ def workload_options(command_name: str) -> Callable[[Command], Command]:
 
 def views_options(command: Command) -> Command:
     """Give a command the settings that decide the views and the prompt of a page, which `read_config` takes."""
-    return _views(command, ("text_tokens", "video_frames"))
+    return _added(_views(("text_tokens", "video_frames")), command)
 
 
 def served_options(command: Command) -> Command:
     """Give a command the settings of a served model that decide views and data types, which `read_config` takes."""
-    return _views(command, ("dtype", "chunk_tokens"), "--dpi")
+    model = table(ModelSettings)["model"]
+    named = click.option("--model", type=MODEL, metavar="MODEL", help=f"{model.setting.help} [none: tokens alone]")
+    return _added((named, *_views(("dtype", "chunk_tokens"), "--dpi", "--model")), command)
 
 
-def _views(command: Command, of_requests: Sequence[str], *without: str) -> Command:
+def _views(of_requests: Sequence[str], *without: str) -> list[Callable[[Command], Command]]:
     left_out = ("--image", "--page-size", "--images-per-request", "--adapter", *without)
     settings = {row.option for owner in (ModelSettings, PageSettings) for row in table(owner).values()}
     settings |= {table(RequestSettings)[name].option for name in of_requests}
     rows = [row for row in table(AnalysisSettings).values() if row.option in settings.difference(left_out, (None,))]
-    return _added((_CONFIG, *map(_option, rows)), command)
+    return [_CONFIG, *map(_option, rows)]
 
 
 def measuring_options(command: Command) -> Command:

@@ -15,6 +15,8 @@ SECONDS_PER_DAY = 86_400
 ROOFLINE, UTILIZATION, MEASURED = "roofline", "mfu", "measured"
 #: Tolerance for rounding where the utilization is that of the roofline.
 _ROUNDING = 1e-9
+#: A given share above this is a percentage: counts of attention that no mask hides reach less than twice the peak.
+_PERCENT = 2
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str 
     if mfu > _most(cost.flops, cost, peak) * (1 + _ROUNDING):
         roofline = f"{_most_in_words(cost, peak)} of {peak.name}'s roofline"
         way_out = "Give a lower --mfu"
-        if not cost.of_log:
+        if mfu > _PERCENT and source is None:
+            way_out = f"Give a share of 1, such as {mfu / 100:g} for {mfu:g} %"
+        elif not cost.of_log:
             way_out = f"Give the --batch-size and the {cost.unit}s that it was measured at, or a lower --mfu"
         at_this = "" if cost.of_log else " at this batch"
         raise StagemeterError(
