@@ -6,11 +6,12 @@ Its reader takes a document as plain data, whose numbers can be arrays, as in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, OTHER, REQUEST, TOTAL
+from stagemeter.core import metric_readers as read
+from stagemeter.core.metric_readers import Reader, Values
 
 #: Kinds of documents, which are also kinds of runs.
 STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "pairing", "comparison"
@@ -20,9 +21,6 @@ LOG = "request_log"
 TRAINING = "training"
 #: The intervals of a watch. Their run becomes one of a profile when the watch ends.
 WATCH = "watch"
-
-Values = dict[str, Any]
-Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,149 +104,13 @@ def interval_values(interval: Mapping[str, Any]) -> Values:
     return values_of(WATCH, interval)
 
 
-# Readers
-
-
-def _stages(*quantities: str, adapter: bool = False) -> Reader:
-    """Read quantities of a report's stages, and add them up."""
-
-    def read(report: Mapping[str, Any]) -> Values:
-        stages, total, beside = report["stages"], report["total"], report.get("adapter")
-        return {
-            **{name: sum(stage[quantity] for quantity in quantities) for name, stage in stages.items()},
-            DECODE_TOTAL: sum(stages[DECODE][f"{quantity}_total"] for quantity in quantities),
-            TOTAL: sum(total[quantity] for quantity in quantities),
-            "adapter": sum(beside["total"][quantity] for quantity in quantities) if adapter and beside else None,
-        }
-
-    return read
-
-
-def _flops(report: Mapping[str, Any]) -> Values:
-    return {**_stages("flops", adapter=True)(report), FORWARD: report["total"]["flops_forward"]}
-
-
-def _params(report: Mapping[str, Any]) -> Values:
-    total, adapter = report["total"], report.get("adapter")
-    return {
-        **{name: stage["params"] for name, stage in report["stages"].items()},
-        OTHER: sum(report["other_params"].values()),
-        TOTAL: total["params"],
-        "active": total["params_active"],
-        "adapter": None if adapter is None else adapter["params"],
-    }
-
-
-def _memory(report: Mapping[str, Any]) -> Values:
-    total, roofline = report["total"], report["roofline"]
-    values = {"weights": total["weight_bytes"], "kv_cache": total["kv_cache_bytes"]}
-    if roofline is not None:
-        memory = roofline["memory"]
-        values |= {"needed": memory["needed_bytes"], "largest_batch_size": memory["largest_batch_size"]}
-    return values
-
-
-def _tokens(report: Mapping[str, Any]) -> Values:
-    workload = report["metadata"]["workload"]
-    return {name: workload[f"{name}_tokens"] for name in ("image", "prompt", "new")}
-
-
-def _bounds(report: Mapping[str, Any]) -> Values:
-    roofline = report["roofline"]
-    return {} if roofline is None else {name: row["roofline_ms"] for name, row in roofline["bounds"].items()}
-
-
-def _at_roofline(report: Mapping[str, Any]) -> Values:
-    roofline = report["roofline"]
-    return {} if roofline is None else dict(roofline["throughput"])
-
-
-def _speculation(report: Mapping[str, Any]) -> Values:
-    found = report.get("speculation")
-    shares = {} if found is None else found["of_plain"]
-    return {**({"tokens_per_step": found["tokens_per_step"]} if found else {}), **shares}
-
-
-def _module(*quantities: str) -> Reader:
-    """Read quantities of the parts of a module's report, and add them up; None where one is unknown."""
-
-    def read(document: Mapping[str, Any]) -> Values:
-        parts = {**document["stages"], OTHER: document["other"], TOTAL: document["total"]}
-        found = {name: [part[quantity] for quantity in quantities] for name, part in parts.items()}
-        return {name: None if None in values else sum(values) for name, values in found.items()}
-
-    return read
-
-
-def _unsupported(document: Mapping[str, Any]) -> Values:
-    parts = {**document["stages"], OTHER: document["other"], TOTAL: document["total"]}
-    return {name: sum(part["unsupported"].values()) for name, part in parts.items()}
-
-
-def _times(document: Mapping[str, Any]) -> Values:
-    request = document["request_median_ms"] if document["request_ms"] else None
-    return {**document["time_ms"], REQUEST: request}
-
-
-def _decile(name: str) -> Reader:
-    return lambda document: {stage: spread[name] for stage, spread in document["spread_ms"].items()}
-
-
-def _measured(quantity: str) -> Reader:
-    """Read a profile's own values, which it keeps under names of metrics."""
-
-    def read(document: Mapping[str, Any]) -> Values:
-        prefix, found = f"{quantity}/", {**document["throughput"], **document["metrics"]}
-        return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-
-    return read
-
-
-def _paired(quantity: str) -> Reader:
-    """Read a quantity of a pairing's stages, and of its serving engine."""
-
-    def read(pairing: Mapping[str, Any]) -> Values:
-        engine = pairing.get("engine", {})
-        values = {stage: row.get(quantity) for stage, row in pairing["stages"].items()}
-        return {**values, "engine": engine.get(quantity)} if quantity.startswith("mfu") else values
-
-    return read
-
-
-def _trained(quantity: str) -> Reader:
-    """Read a quantity of a training's steps, and of their stages."""
-    return lambda steps: {part: row.get(quantity) for part, row in steps["parts"].items()}
-
-
-def _of_log(quantity: str) -> Reader:
-    """Read a quantity of a log's stages."""
-    return lambda costs: {name: stage[quantity] for name, stage in [*costs["stages"].items(), (TOTAL, costs[TOTAL])]}
-
-
-def _log_counts(costs: Mapping[str, Any]) -> Values:
-    left_out = {how: costs[how]["lines"] for how in ("skipped", "failed")}
-    return {"requests": costs["requests"], "pages": costs["pages"], **left_out}
-
-
-def _log_tokens(costs: Mapping[str, Any]) -> Values:
-    return {name: costs[f"{name}_tokens"] for name in ("prompt", "cached", "computed", "output")}
-
-
-def _ratios(comparison: Mapping[str, Any]) -> Values:
-    return {
-        f"{quantity}/{row['stage']}": row["ratios"][comparison["number"]]
-        for quantity, compared in comparison["quantities"].items()
-        for row in compared["rows"]
-    }
-
-
 #: Every metric. The order of compared ones is that of the help of ``compare``.
 METRICS: tuple[Metric, ...] = (
     Metric(
         "flops",
         "FLOPs",
         "Model FLOPs, two per multiply-accumulate, attention counted dense. Modules count latent attention as it runs.",
-        {STATIC: _flops, MODULE: _module("flops"), TRAINING: _trained("flops")},
+        {STATIC: read.flops, MODULE: read.module("flops"), TRAINING: read.trained("flops")},
         compared=True,
         swept=True,
     ),
@@ -256,7 +118,11 @@ METRICS: tuple[Metric, ...] = (
         "flops_causal",
         "FLOPs",
         "The model's FLOPs by visible pairs.",
-        {STATIC: _stages("flops_causal"), MODULE: _module("flops_causal"), TRAINING: _trained("flops_causal")},
+        {
+            STATIC: read.stages("flops_causal"),
+            MODULE: read.module("flops_causal"),
+            TRAINING: read.trained("flops_causal"),
+        },
         compared=True,
         swept=True,
     ),
@@ -265,9 +131,9 @@ METRICS: tuple[Metric, ...] = (
         "FLOPs",
         "FLOPs of all that is executed.",
         {
-            STATIC: _stages("flops_executed", adapter=True),
-            MODULE: _module("flops_executed"),
-            TRAINING: _trained("flops_executed"),
+            STATIC: read.stages("flops_executed", adapter=True),
+            MODULE: read.module("flops_executed"),
+            TRAINING: read.trained("flops_executed"),
         },
         compared=True,
         swept=True,
@@ -276,16 +142,16 @@ METRICS: tuple[Metric, ...] = (
         "macs",
         "MACs",
         "Multiply-accumulates.",
-        {STATIC: _stages("macs"), MODULE: _module("macs")},
+        {STATIC: read.stages("macs"), MODULE: read.module("macs")},
         compared=True,
         swept=True,
     ),
-    Metric("params", "", "Parameters.", {STATIC: _params, MODULE: _module("params")}, compared=True),
+    Metric("params", "", "Parameters.", {STATIC: read.params, MODULE: read.module("params")}, compared=True),
     Metric(
         "activations",
         "",
         "Elements that the counted operators write.",
-        {STATIC: _stages("activations"), MODULE: _module("activations")},
+        {STATIC: read.stages("activations"), MODULE: read.module("activations")},
         compared=True,
         swept=True,
     ),
@@ -293,7 +159,10 @@ METRICS: tuple[Metric, ...] = (
         "bytes",
         "B",
         "Bytes that the counted operators read and write.",
-        {STATIC: _stages("bytes_read", "bytes_written", adapter=True), MODULE: _module("bytes_read", "bytes_written")},
+        {
+            STATIC: read.stages("bytes_read", "bytes_written", adapter=True),
+            MODULE: read.module("bytes_read", "bytes_written"),
+        },
         compared=True,
         swept=True,
     ),
@@ -301,14 +170,14 @@ METRICS: tuple[Metric, ...] = (
         "time_ms",
         "ms",
         "A stage's own time. Repeats are steps, and the last step is their median.",
-        {PROFILE: _times},
+        {PROFILE: read.times},
         compared=True,
     ),
     Metric(
         "roofline_ms",
         "ms",
         "The least time that the work can take on a device, by visible pairs.",
-        {STATIC: _bounds, PAIRING: _paired("roofline_ms")},
+        {STATIC: read.bounds, PAIRING: read.paired("roofline_ms")},
         compared=True,
         swept=True,
     ),
@@ -316,44 +185,44 @@ METRICS: tuple[Metric, ...] = (
         "mfu",
         "",
         "Model FLOPs utilization, attention counted dense.",
-        {PAIRING: _paired("mfu"), TRAINING: _trained("mfu")},
+        {PAIRING: read.paired("mfu"), TRAINING: read.trained("mfu")},
         compared=True,
     ),
     Metric(
         "mfu_causal",
         "",
         "The same with attention by its visible pairs.",
-        {PAIRING: _paired("mfu_causal"), TRAINING: _trained("mfu_causal")},
+        {PAIRING: read.paired("mfu_causal"), TRAINING: read.trained("mfu_causal")},
         compared=True,
     ),
     Metric(
         "hfu",
         "",
         "Hardware FLOPs utilization, of all that is executed, where that is known.",
-        {PAIRING: _paired("hfu"), TRAINING: _trained("hfu")},
+        {PAIRING: read.paired("hfu"), TRAINING: read.trained("hfu")},
         compared=True,
     ),
-    Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_least")}),
-    Metric("mfu_most", "", "Upper bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_most")}),
-    Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: _paired("mfu_causal_least")}),
-    Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: _paired("mfu_causal_most")}),
-    Metric("mbu", "", "Memory bandwidth utilization.", {PAIRING: _paired("mbu")}),
-    Metric("tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: _paired("tflops")}),
-    Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: _paired("gbps")}),
+    Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: read.paired("mfu_least")}),
+    Metric("mfu_most", "", "Upper bound of mfu, for a serving engine.", {PAIRING: read.paired("mfu_most")}),
+    Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_least")}),
+    Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_most")}),
+    Metric("mbu", "", "Memory bandwidth utilization.", {PAIRING: read.paired("mbu")}),
+    Metric("tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: read.paired("tflops")}),
+    Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: read.paired("gbps")}),
     Metric(
         "roofline_fraction",
         "",
         "roofline_ms over the measured time.",
-        {PAIRING: _paired("roofline_fraction")},
+        {PAIRING: read.paired("roofline_fraction")},
     ),
     Metric(
         "memory",
         "B",
         "Memory that the request needs; also the largest batch.",
-        {STATIC: _memory, PROFILE: _measured("memory")},
+        {STATIC: read.memory, PROFILE: read.measured("memory")},
         swept=True,
     ),
-    Metric("tokens", "", "Tokens of the request.", {STATIC: _tokens}),
+    Metric("tokens", "", "Tokens of the request.", {STATIC: read.tokens}),
     Metric(
         "decode_curve",
         "FLOPs",
@@ -361,25 +230,25 @@ METRICS: tuple[Metric, ...] = (
         # The log of a run adds the points, which are no single values.
         {STATIC: lambda report: {}},
     ),
-    Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: _at_roofline}, swept=True),
+    Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: read.at_roofline}, swept=True),
     Metric(
         "speculation",
         "",
         "Speculative decoding: tokens of a step; FLOPs, bytes and least time for a token, over plain decoding's.",
-        {STATIC: _speculation},
+        {STATIC: read.speculation},
     ),
-    Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: _module("params_trainable")}),
-    Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: _module("flops_forward")}),
-    Metric("flops_backward", "FLOPs", "FLOPs of the backward pass.", {MODULE: _module("flops_backward")}),
+    Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: read.module("params_trainable")}),
+    Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: read.module("flops_forward")}),
+    Metric("flops_backward", "FLOPs", "FLOPs of the backward pass.", {MODULE: read.module("flops_backward")}),
     Metric(
         "flops_recomputed",
         "FLOPs",
         "Executed FLOPs beyond the model's: what a backward pass computes again, and pairs outside of windows.",
-        {MODULE: _module("flops_recomputed")},
+        {MODULE: read.module("flops_recomputed")},
     ),
-    Metric("unsupported_calls", "", "Calls of operators without a formula.", {MODULE: _unsupported}),
-    Metric("time_ms_p10", "ms", "10th percentile of the repeats.", {PROFILE: _decile("p10")}),
-    Metric("time_ms_p90", "ms", "90th percentile of the repeats.", {PROFILE: _decile("p90")}),
+    Metric("unsupported_calls", "", "Calls of operators without a formula.", {MODULE: read.unsupported}),
+    Metric("time_ms_p10", "ms", "10th percentile of the repeats.", {PROFILE: read.decile("p10")}),
+    Metric("time_ms_p90", "ms", "90th percentile of the repeats.", {PROFILE: read.decile("p90")}),
     Metric(
         "time_share",
         "",
@@ -390,45 +259,50 @@ METRICS: tuple[Metric, ...] = (
         "tokens_per_second",
         "",
         "Tokens of a stage per second.",
-        {PROFILE: _measured("tokens_per_second"), TRAINING: _trained("tokens_per_second")},
+        {PROFILE: read.measured("tokens_per_second"), TRAINING: read.trained("tokens_per_second")},
     ),
     Metric(
         "samples_per_second",
         "",
         "Sequences, or rows of other input than text, per second.",
-        {TRAINING: _trained("samples_per_second")},
+        {TRAINING: read.trained("samples_per_second")},
     ),
     Metric(
         "tflops_per_second",
         "TFLOP/s",
         "Model FLOPs per second on one device.",
-        {TRAINING: _trained("tflops_per_second")},
+        {TRAINING: read.trained("tflops_per_second")},
     ),
-    Metric("step_ms", "ms", "Time of a training step, with data loading.", {TRAINING: _trained("step_ms")}),
-    Metric("padding", "", "The share of tokens that are padding.", {TRAINING: _trained("padding")}),
-    Metric("pages_per_hour", "", "Pages per hour of whole requests.", {PROFILE: _measured("pages_per_hour")}),
+    Metric("step_ms", "ms", "Time of a training step, with data loading.", {TRAINING: read.trained("step_ms")}),
+    Metric("padding", "", "The share of tokens that are padding.", {TRAINING: read.trained("padding")}),
+    Metric("pages_per_hour", "", "Pages per hour of whole requests.", {PROFILE: read.measured("pages_per_hour")}),
     Metric(
         "experts_read",
         "",
         "Experts of a layer that a pass read, the mean over layers and passes.",
-        {PROFILE: _measured("experts_read")},
+        {PROFILE: read.measured("experts_read")},
     ),
     Metric(
         "harness_overhead",
         "",
         "The share of a stage's time that measuring took.",
-        {PROFILE: _measured("harness_overhead")},
+        {PROFILE: read.measured("harness_overhead")},
     ),
-    Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: _measured("engine")}),
+    Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: read.measured("engine")}),
     Metric(
-        "log_flops", "FLOPs", "Model FLOPs of all requests of a log, attention counted dense.", {LOG: _of_log("flops")}
+        "log_flops",
+        "FLOPs",
+        "Model FLOPs of all requests of a log, attention counted dense.",
+        {LOG: read.of_log("flops")},
     ),
-    Metric("log_flops_causal", "FLOPs", "The same by visible pairs.", {LOG: _of_log("flops_causal")}),
-    Metric("log_flops_executed", "FLOPs", "FLOPs that are executed for a log.", {LOG: _of_log("flops_executed")}),
-    Metric("log_kv_bytes_read", "B", "Bytes of the KV cache that a log reads.", {LOG: _of_log("kv_bytes_read")}),
-    Metric("log_kv_bytes_written", "B", "Bytes of the KV cache that it writes.", {LOG: _of_log("kv_bytes_written")}),
-    Metric("log_tokens", "", "Tokens of all requests of a log.", {LOG: _log_tokens}),
-    Metric("log_count", "", "Requests and pages of a log, and lines that are left out.", {LOG: _log_counts}),
+    Metric("log_flops_causal", "FLOPs", "The same by visible pairs.", {LOG: read.of_log("flops_causal")}),
+    Metric("log_flops_executed", "FLOPs", "FLOPs that are executed for a log.", {LOG: read.of_log("flops_executed")}),
+    Metric("log_kv_bytes_read", "B", "Bytes of the KV cache that a log reads.", {LOG: read.of_log("kv_bytes_read")}),
+    Metric(
+        "log_kv_bytes_written", "B", "Bytes of the KV cache that it writes.", {LOG: read.of_log("kv_bytes_written")}
+    ),
+    Metric("log_tokens", "", "Tokens of all requests of a log.", {LOG: read.log_tokens}),
+    Metric("log_count", "", "Requests and pages of a log, and lines that are left out.", {LOG: read.log_counts}),
     Metric(
         "log_request_flops",
         "FLOPs",
@@ -447,7 +321,7 @@ METRICS: tuple[Metric, ...] = (
         "Model FLOPs of the requests that finished in an interval.",
         {WATCH: lambda interval: interval["serving_flops"]},
     ),
-    Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: _ratios}),
+    Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: read.ratios}),
 )
 #: The quantities that `compare` takes, with their units.
 COMPARED = {metric.name: metric.unit for metric in METRICS if metric.compared}
