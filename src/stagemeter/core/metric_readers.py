@@ -56,7 +56,7 @@ def memory(report: Mapping[str, Any]) -> Values:
 def tokens(report: Mapping[str, Any]) -> Values:
     """Read the tokens of the request."""
     workload = report["metadata"]["workload"]
-    return {name: workload[f"{name}tokens"] for name in ("image", "prompt", "new")}
+    return {name: workload[f"{name}_tokens"] for name in ("image", "prompt", "new")}
 
 
 def bounds(report: Mapping[str, Any]) -> Values:
@@ -145,7 +145,7 @@ def log_counts(costs: Mapping[str, Any]) -> Values:
 
 def log_tokens(costs: Mapping[str, Any]) -> Values:
     """Read the tokens of a log."""
-    return {name: costs[f"{name}tokens"] for name in ("prompt", "cached", "computed", "output")}
+    return {name: costs[f"{name}_tokens"] for name in ("prompt", "cached", "computed", "output")}
 
 
 def ratios(comparison: Mapping[str, Any]) -> Values:
