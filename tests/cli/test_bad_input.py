@@ -116,6 +116,11 @@ def test_empty_value_is_refused(refused, option):
     assert option in refused(option, "")
 
 
+def test_missing_argument(stagemeter, folder):
+    ended = stagemeter("watch")
+    assert (ended.code, ended.err) == (2, "error: URLS: missing. See `stagemeter watch --help`\n")
+
+
 def test_unknown_command(stagemeter, folder):
     ended = stagemeter("analyse")
     assert ended.code == 2

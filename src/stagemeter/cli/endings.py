@@ -81,6 +81,9 @@ def _usage(error: click.UsageError) -> str:
     elif isinstance(error, click.BadOptionUsage):
         setting = error.option_name
         wrong = wrong.removeprefix(f"Option {setting!r} ")
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
+        # click's own message is empty.
+        setting, wrong = error.param.human_readable_name, "missing"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         setting = error.param.opts[0]
     return f"{setting}: {wrong[:1].lower()}{wrong[1:]}" + ("" if ". " in wrong else f". {todo}")
