@@ -91,6 +91,12 @@ def test_output_of_batches(tmp_path):
     assert read(saved(tmp_path / "list", BATCH)) == ("list in JSON", [(1, 22, 0, 2)], FAILED, [], [])
 
 
+def test_status_of_an_answer_without_an_envelope(tmp_path):
+    lines = [{"prompt_tokens": 9, "output_tokens": 2, "status_code": status} for status in (200, 503)]
+    log = saved(tmp_path / "log", "\n".join(map(json.dumps, lines)))
+    assert read(log)[1:3] == ([(1, 9, 0, 2)], [(2, "status 503")])
+
+
 def test_failed_requests_are_named_without_skip_bad(tmp_path):
     log = saved(tmp_path / "log", BATCH)
     costs = analyze_requests(AnalysisConfig(model="llama-3.1-8b"), log, tmp_path / "out")

@@ -204,6 +204,12 @@ def test_bad_requests_are_named(row, reason):
     assert (found["requests"], [bad["line"] for bad in found["skipped"]["first"]]) == (1, [1])
 
 
+def test_a_picture_has_one_size():
+    rows = [(((448, 336),), 300, 0, 2, ["a"]), (((896, 672),), 1500, 0, 2, ["a"])]
+    with pytest.raises(StagemeterError, match="line 1: image_ids has a for 896x672 pixels, and before for 448x336"):
+        costs_of_rows(QWEN, rows)
+
+
 def test_cache_may_end_between_pages():
     pages = ((448, 336), (448, 336))
     require_sums_of_each(QWEN, [(pages, 600, cached, 5) for cached in (0, 192, 193, 194, 386, 400)])

@@ -1,7 +1,7 @@
 """The table of settings is what options, validation, hashes and params follow."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import click
 import pytest
@@ -9,10 +9,10 @@ import pytest
 from stagemeter import AnalysisConfig, StagemeterError
 from stagemeter.analysis.config import ProfileConfig, load_config
 from stagemeter.cli import cli
-from stagemeter.core.params import workload_params
+from stagemeter.core.params import report_params, workload_params
 from stagemeter.core.setting import table
 from stagemeter.core.settings import AnalysisSettings, ProfileSettings, RequestSettings
-from stagemeter.core.workload import OWN, TEXT, Workload
+from stagemeter.core.workload import OWN, TEXT, FurtherPages, PageOfWorkload, Workload
 
 ROWS = table(ProfileSettings)
 WORKLOAD = Workload(
@@ -126,3 +126,15 @@ def test_params_of_a_processors_own_views_are_the_workloads():
     params = workload_params(AnalysisConfig().model_dump(), {**WORKLOAD.to_dict(), "mode": OWN, "view_size": [30, 40]})
     assert (params["mode"], params["view_size"]) == (OWN, "30x40")
     assert params.keys().isdisjoint({"crop_mode", "base_size", "image_size"})
+
+
+def test_params_tell_how_tokens_are_drafted_and_how_many_pages_there_are():
+    page = {field.name: getattr(WORKLOAD, field.name) for field in fields(PageOfWorkload)}
+    further = FurtherPages(**page, times=2, tags=0)
+    workload = replace(WORKLOAD, further_pages=(further,)).to_dict()
+    drafting = {"drafted": 4, "acceptance": 0.7, "draft": "mtp"}
+    metadata = {"config": AnalysisConfig().model_dump(), "workload": workload}
+    params = report_params({"metadata": metadata, "speculation": drafting})
+    assert params["further_pages"].startswith("3 x ")
+    assert (params["speculate"], params["acceptance"], params["draft"]) == ("4", "0.7", "mtp")
+    assert "speculate" not in report_params({"metadata": metadata})

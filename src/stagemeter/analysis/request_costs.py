@@ -74,7 +74,7 @@ class RequestCosts:
     _stages: dict[str, Sums] = field(default_factory=dict)
     _encoded: Counter[tuple[int, ...]] = field(default_factory=Counter)
     _groups: Counter[tuple[int, bool]] = field(default_factory=Counter)
-    _names: set[str] = field(default_factory=set)
+    _names: dict[str, tuple[int, int]] = field(default_factory=dict)
     _flops: list[NDArray[Any]] = field(default_factory=list)
     _dearest: list[dict[str, int]] = field(default_factory=list)
 
@@ -96,8 +96,9 @@ class RequestCosts:
             self._refuse(requests, dict.fromkeys(np.flatnonzero(shown).tolist(), _PAGE_OF_ALL))
             requests = requests.where(~shown)
             requests = replace(requests, pictures=0 * requests.pictures, sizes=((self.page,),))
-        batch = Batch(self.pages, requests, *self._seen_before(requests))
-        faults = batch.faults()
+        again, patterns, contradictions = self._seen_before(requests)
+        batch = Batch(self.pages, requests, again, patterns)
+        faults = {**batch.faults(), **contradictions}
         self._refuse(requests, faults)
         batch = batch.where(np.setdiff1d(np.arange(len(requests.line)), list(faults)))
         if not len(batch.requests.line):
@@ -108,24 +109,30 @@ class RequestCosts:
             self._require_parts_of(of_group, layout)
             self._add_group(of_group, layout, batch.image_tokens[rows], vision[rows])
 
-    def _seen_before(self, requests: Requests) -> tuple[NDArray[Any], list[Again]]:
+    def _seen_before(self, requests: Requests) -> tuple[NDArray[Any], list[Again], dict[int, str]]:
         """Return which pictures of each request came before, as far as the log tells them apart.
 
         They are places in a list of patterns, which have a truth value for each picture; none is that of no picture.
+        Last are the requests that name a picture of another size as before.
         """
         import numpy as np
 
         again = np.zeros(len(requests.line), np.int64)
         patterns: dict[Again, int] = {(): 0}
+        contradictions: dict[int, str] = {}
         names: Names | None
         for row, names in enumerate(() if requests.names is None else requests.names.tolist()):
             found = []
-            for name in names or ():
+            sizes = requests.sizes[requests.pictures[row]]
+            for name, size in zip(names or (), sizes, strict=False):
                 found.append(name in self._names)
-                if name is not None:
-                    self._names.add(name)
+                before = size if name is None else self._names.setdefault(name, size)
+                if before != size:
+                    contradictions[row] = (
+                        f"image_ids has {name} for {size[0]}x{size[1]} pixels, and before for {before[0]}x{before[1]}"
+                    )
             again[row] = patterns.setdefault(tuple(found) if any(found) else (), len(patterns))
-        return again, list(patterns)
+        return again, list(patterns), contradictions
 
     def one(
         self, sizes: Sizes, prompt: int, cached: int, output: int, image_tokens: int | None = None

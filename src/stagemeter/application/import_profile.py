@@ -137,7 +137,7 @@ def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> tuple[Profi
     from stagemeter.application.requests import open_costs
     from stagemeter.utilization.served import served_requests
 
-    costs, requests = open_costs(config, log, skip_bad=False)
+    costs, requests = open_costs(config, log)
     served = served_requests(costs, requests.batches, profile)
     costs.notes += requests.notes
     said = f"FLOPs are exact, those of the {served.requests:,} requests of {log.name}"

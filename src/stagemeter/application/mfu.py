@@ -83,7 +83,7 @@ def _served(run: Run, page: Profile, log: Path) -> ServedRequests:
     given = workload_config(model, workload, run.data.params)
     # Each request has its own lengths and pages.
     config = AnalysisConfig(**{name: value for name, value in given.items() if name not in (*OF_REQUESTS, *OF_PAGES)})
-    costs, requests = open_costs(config, log, skip_bad=False)
+    costs, requests = open_costs(config, log)
     _require_sizes(costs.model, architecture_of(run))
     return served_requests(costs, requests.batches, page)
 

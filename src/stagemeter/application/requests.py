@@ -89,8 +89,11 @@ def _written(costs: RequestCosts, requests: RequestLog, folder: Path) -> dict[st
     return document
 
 
-def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool) -> tuple[RequestCosts, RequestLog]:
-    """Open a log, and return the costs of its requests before any is added, or refuse log or settings."""
+def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool | None = None) -> tuple[RequestCosts, RequestLog]:
+    """Open a log, and return the costs of its requests before any is added, or refuse log or settings.
+
+    A `skip_bad` of None refuses bad lines, where the command has no option to leave them out.
+    """
     refuse_adapter(config, "a log of requests")
     refuse_settings(config, OF_REQUESTS)
     model = describe_model(config.model, config.trust_remote_code)

@@ -8,7 +8,7 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import PROFILE, STATIC, profile_values, report_values
-from stagemeter.core.params import profile_params, workload_params
+from stagemeter.core.params import profile_params, report_params
 
 #: Params that name where times were measured. They belong to the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})
@@ -121,7 +121,7 @@ def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subj
         kind=STATIC,
         schema_version=report["schema_version"],
         values=report_values(report),
-        configuration=workload_params(metadata["config"], metadata["workload"]),
+        configuration=report_params(report),
         environment=environment,
         basis=report["basis"],
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagemeter.core.setting import EVERY, MODES, Row, table
 from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
-from stagemeter.core.units import describe_pages
+from stagemeter.core.units import describe_pages, pages_of
 from stagemeter.core.workload import OWN, TEXT, Workload
 
 #: What a param without a value holds: parameters of an MLflow project always have one.
@@ -22,7 +22,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     # An imported profile may have measured other values than the settings.
     values |= {name: workload.get(name) for name in became}
     if workload.get("further_pages"):
-        values["further_pages"] = describe_pages(workload)
+        groups = pages_of(workload)
+        values["further_pages"] = f"{groups[0][0]} x " * (len(groups) == 1) + describe_pages(workload)
     if workload.get("view_size") is not None:
         del values["base_size"], values["image_size"]
     if workload["mode"] == TEXT:
@@ -30,6 +31,17 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
         values = {name: value for name, value in values.items() if name in every} | {"mode": TEXT}
     always = {row.param for row in asked.values() if row.setting.logged}
     return as_params({name: value for name, value in values.items() if value is not None or name in always})
+
+
+def report_params(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the params of a static report: its workload's, and how tokens are drafted."""
+    metadata = report["metadata"]
+    params = workload_params(metadata["config"], metadata["workload"])
+    drafting = report.get("speculation")
+    if drafting is None:
+        return params
+    asked = {"speculate": drafting["drafted"], "acceptance": drafting["acceptance"], "draft": drafting["draft"]}
+    return params | as_params(asked)
 
 
 def _logged(owner: type) -> dict[str, Row]:

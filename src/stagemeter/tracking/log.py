@@ -13,7 +13,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.metrics import module_values, report_values
-from stagemeter.core.params import as_params, module_params, workload_params
+from stagemeter.core.params import as_params, module_params, report_params
 from stagemeter.core.report import Report
 from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import stable_hash
@@ -129,7 +129,7 @@ def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, conte
         run_id,
         STATIC,
         stable_hash(report),
-        params=workload_params(report["metadata"]["config"], report["metadata"]["workload"]),
+        params=report_params(report),
         metrics=_metrics(report),
         tags=_tags(report),
         files=files,

@@ -59,7 +59,7 @@ class BadLines:
     """
 
     path: Path
-    skip: bool
+    skip: bool | None
     place: str = "line"
     skipped: Lines = field(default_factory=Lines)
     failed: Lines = field(default_factory=Lines)
@@ -67,7 +67,8 @@ class BadLines:
     def add(self, line: int, reason: str) -> None:
         """Count a line that cannot be used, or refuse it."""
         if not self.skip:
-            raise StagemeterError(f"{self.path}: {self.place} {line:,}: {reason}. Repair it, or give --skip-bad")
+            remedy = "Repair it" if self.skip is None else "Repair it, or give --skip-bad"
+            raise StagemeterError(f"{self.path}: {self.place} {line:,}: {reason}. {remedy}")
         self.skipped.append(line, reason)
 
     def fail(self, line: int, reason: str) -> None:

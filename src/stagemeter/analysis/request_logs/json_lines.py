@@ -40,7 +40,7 @@ def with_failure(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a record, and why its request failed if it did."""
     response = record.get("response")
     answer = response if isinstance(response, dict) else {}
-    status, body = answer.get("status_code"), answer.get("body")
+    status, body = answer.get("status_code", record.get("status_code")), answer.get("body")
     error = record.get("error") or (body.get("error") if isinstance(body, dict) else None)
     if error or status not in (None, 200):
         return {**record, FAILED: _reason(error) if error else f"status {shown(status)}"}
