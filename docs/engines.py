@@ -94,7 +94,7 @@ class Scenario:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What was recorded of it."""
+        """The recordings of the server."""
         found: dict[str, Any] = SCENARIOS[self.name]
         return found
 
@@ -105,7 +105,7 @@ class Scenario:
 
     @cached_property
     def profile(self) -> Profile:
-        """What its two pages say."""
+        """The content of its two pages."""
         return read_scrape_files(SERVED / f"{self.name}.before.txt", SERVED / f"{self.name}.after.txt")
 
     def by_page(self) -> RequestsWork:

@@ -71,7 +71,7 @@ def requests_of_spans(path: Path) -> Iterator[tuple[int, Mapping[str, Any], dict
 
 @dataclass
 class _Tree:
-    """Which spans of an export are within which, by their ids, 0 for none: 17 bytes a span."""
+    """The nesting of an export's spans by their ids, 0 for none: 17 bytes a span."""
 
     spans: array[int] = field(default_factory=lambda: array("Q"))
     parents: array[int] = field(default_factory=lambda: array("Q"))

@@ -1,4 +1,4 @@
-"""What readers of logs share: the sample by which they know a format, and the log that they return."""
+"""Parts that readers of logs share: the sample by which they know a format, and the log that they return."""
 
 from __future__ import annotations
 
