@@ -8,7 +8,7 @@ from dataclasses import replace
 
 def costs(tier):
     """Return the cost of each stage."""
-    assert not tier.failures
+    assert not tier.failures, tier.failures
     return {name: replace(count.cost, macs_causal=0) for name, count in tier.stages.items()}
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.builders.encoders import padded_size, patch_encoder, projector_stage, view_size
-from stagemeter.models.builders.page_stages import batches_of_pages, image_tokens_of
+from stagemeter.models.builders.encoders import padded_size, patch_encoder, patches_of_view, projector_stage, view_size
+from stagemeter.models.builders.page_stages import batches_of_pages
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
@@ -80,7 +80,8 @@ def pixtral_family(
     """
 
     def projector_inputs(model: Any, sizes: PixtralArchitecture, workload: Workload) -> tuple[Any, ...]:
-        rows = image_tokens_of(workload) * sizes.merge_size**2
+        # A page can have patches that make no whole token.
+        rows = sum(one.batch_size * patches_of_view(sizes.patch_size, one) for one in batches_of_pages(workload))
         return empty(model, rows, sizes.hidden), _image_sizes(model, workload)
 
     return vision_language_family(
