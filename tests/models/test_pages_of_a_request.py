@@ -73,8 +73,24 @@ def maybe_cached(data, workload, described):
 @given(st.data())
 def test_isolated_extracted_and_analytic_are_equal(kind, data):
     described = describe(data.draw(KINDS[kind]))
+    check(described, maybe_cached(data, plan(data.draw(requests()), described), described))
+
+
+@pytest.mark.slow
+@settings(few, max_examples=2)
+@given(KINDS["gemma4"])
+def test_twelve_pages_of_gemma4_are_counted(config):
+    """Their patches and tokens are more than the known values of any mask."""
+    request = AnalysisConfig(
+        image_w=124, image_h=311, further_pages=("169x111", "320x220"), text_tokens=4, new_tokens=1, batch_size=4
+    )
+    described = describe(config)
+    check(described, plan(request, described))
+
+
+def check(described, workload):
+    """All ways of counting a workload are equal, and so are those of its report."""
     family, sizes = described.family, described.architecture
-    workload = maybe_cached(data, plan(data.draw(requests()), described), described)
     model = family.build(sizes, described.config)
     isolated = isolated_tier(family.stages, model, sizes, workload)
     extracted = extracted_tier(family, model, sizes, workload)

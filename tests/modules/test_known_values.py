@@ -70,11 +70,14 @@ def test_weights_are_no_zeros():
         assert known_value(weights + torch.zeros(3)) is None
 
 
-def test_large_masks_stay_shapes_and_pictures_do_not():
+def test_large_masks_stay_shapes_and_pictures_and_assignments_do_not():
     with KnownValues() as known:
         places = torch.arange(3000, device=META)
         assert known_value(places[:, None] >= places[None, :]) is None
         assert known_value(places[:500, None] >= places[None, :500]) is not None
+        rows = nn.functional.one_hot(places, 3000)
+        assert torch.equal(known_value(rows.argmax(1)), torch.arange(3000))
+        assert known_value(nn.functional.one_hot(torch.empty(3, device=META).long(), num_classes=4)) is None
         pixels = given_on_meta(known, torch.ones(2, 3, 800, 800))
         assert known_value((pixels == 0).sum(dim=(1, 2, 3))).tolist() == [0, 0]
 

@@ -25,7 +25,8 @@ aten = torch.ops.aten
 
 #: Elements up to which values are kept: enough for the pixels of a batch of pages.
 _LARGEST = 1 << 28
-#: The same for a tensor larger than all of its operands, such as the mask of a long prompt.
+#: The same for a tensor larger than all of its operands, such as the mask of a long prompt. Rows with a one at each
+#: index are not limited so: they assign patches to tokens, and decide how many tokens a page has.
 _LARGEST_GROWN = 1 << 22
 #: Elements up to which values are compared; larger tensors are equal if they are the same object.
 _LARGEST_COMPARED = 1 << 16
@@ -103,6 +104,8 @@ class KnownValues:
         out = func(*args, **kwargs)
         if func is torch.Tensor.__getitem__ and isinstance(out, torch.Tensor):
             self._follow_lists(out, *args)
+        if func is torch.nn.functional.one_hot and self.value_of(out) is None and out.numel() <= _LARGEST:
+            self._follow_indices(out, *args, **kwargs)
         if func in _OF_NUMBERS and isinstance(out, torch.Tensor) and out.device.type == "meta":
             data = args[-1] if args else kwargs["data"]
             if not isinstance(data, torch.Tensor):
@@ -160,6 +163,12 @@ class KnownValues:
         if out.device.type == "meta" and (value := self.value_of(tensor)) is not None:
             with _disable_current_modes():
                 self.give(out, value[index])
+
+    def _follow_indices(self, out: torch.Tensor, tensor: torch.Tensor, num_classes: int = -1) -> None:
+        """Keep the rows with a one at each index, which are larger than the indices."""
+        if (value := self.value_of(tensor)) is not None:
+            with _disable_current_modes():
+                self.give(out, torch.nn.functional.one_hot(value, num_classes))
 
     def _number(self, item: Any) -> Any:
         """Return the number in a tensor of one element, where it is known; anything else as it is."""
