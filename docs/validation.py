@@ -96,7 +96,7 @@ def deepseek_training() -> str:
 
 Source: "Insights into DeepSeek-V3", ISCA 2025, arXiv 2505.09343, table 4: on 2,048 H800, 272.80 billion tokens a
 day with a multi-plane network, and 272.52 with a multi-rail one. Sequences have 4,096 tokens.
-Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --estimate --conventions`.
+Command: `stagemeter analyze deepseek-v3 --seq-len 4096 --estimate --conventions`.
 
 {_percent(table(rows))}
 The difference is the router of 58 layers, which the paper leaves out: {router / 1e9:.3f} GFLOP a token in the forward
@@ -127,7 +127,7 @@ def torchtitan() -> str:
 
 Source: torchtitan, `docs/performance.md` (commit 0413364; for 405B as of pull request 554) and
 `benchmarks/llama3_h100_202412_torchtitan.md` (commit 31a17bf). Sequences have 8,192 tokens.
-Command: `stagemeter analyze --model llama-3.1-8b --seq-len 8192 --estimate --conventions`, and `llama-3.1-70b`. The
+Command: `stagemeter analyze llama-3.1-8b --seq-len 8192 --estimate --conventions`, and `llama-3.1-70b`. The
 sizes of 405B are those of arXiv 2407.21783, table 3.
 
 {_percent(table(rows))}
@@ -242,7 +242,7 @@ def deepseek_serving() -> str:
 Source: DeepSeek, open-infra-index, day 6: 14.8k tokens/s of output and 73.7k of input a node of eight H800, 56.3 % of
 the input cached, 4,989 tokens of cache per output token on average. No MFU is published: these are rates beside a bf16
 peak, although matrices run in FP8.
-Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --decode-context 4989 --estimate`, row `decode`.
+Command: `stagemeter analyze deepseek-v3 --seq-len 4096 --decode-context 4989 --estimate`, row `decode`.
 
 {_percent(table(rows))}
 The prefill's attention cannot be counted: the distribution of prompt lengths is not published. Absorbed attention

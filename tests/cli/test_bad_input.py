@@ -133,7 +133,10 @@ def test_unknown_command(stagemeter, folder):
         (["--mode"], "--mode: requires an argument. See `stagemeter COMMAND --help`"),
         (["--json=3"], "--json: does not take a value. See `stagemeter COMMAND --help`"),
         (["--batch-size", "x"], "--batch-size: 'x' is not a valid integer. See `stagemeter analyze --help`"),
-        (["stray"], "stagemeter analyze: got unexpected extra argument (stray). See `stagemeter analyze --help`"),
+        (
+            ["stray"],
+            "--model: 'stray' is unknown. Give a name of `stagemeter models`, or a folder that holds a config.json",
+        ),
         (["--xyz"], "--xyz: no such option. See `stagemeter analyze --help`"),
         (["--mdoe", "tiny"], "--mdoe: no such option. Did you mean --mode?"),
         (["--mode", ""], "--mode: is empty. Give a value, or `none`"),

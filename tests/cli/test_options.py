@@ -46,13 +46,13 @@ def test_help_says_what_a_value_is(stagemeter, command):
     assert not re.search(r"--[\w-]+ (TEXT|INTEGER|FLOAT|PATH)\b", stagemeter(command, "--help").out)
 
 
-def test_examples_of_the_help_are_possible(stagemeter, folder):
-    """Try the options of each on an estimate; the picture of one does not exist."""
+def test_examples_of_the_help_are_possible(stagemeter, folder, make_pdf):
+    """Try the options of each on an estimate."""
+    make_pdf(folder / "scan.pdf", (595, 842))
     (folder / "log.csv").write_text("prompt_tokens,output_tokens\n9,2\n", encoding="utf-8")
     text = stagemeter("analyze", "--help").out.split("Examples:")[1]
     for example in re.findall(r"^ +stagemeter (analyze.*?)(?:  |$)", text, flags=re.MULTILINE):
-        arguments = [word for word in example.split() if word not in {"--image", "scan.png"}]
-        assert stagemeter(*arguments, "--estimate", "--no-track").code == 0, example
+        assert stagemeter(*example.split(), "--estimate", "--no-track").code == 0, example
 
 
 def test_json_is_alone_on_stdout(stagemeter, folder):

@@ -133,7 +133,7 @@ def test_fit_is_said_with_its_step(stagemeter):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "PAGE: missing. Give a picture, a folder, a CSV of sizes or a size such as 1654x2339"),
+        ((), "PAGE: missing. Give a picture, a folder, a CSV of sizes or a size as 1654x2339"),
         (("none.png",), "PAGE none.png: no such picture of a page. Check the path"),
         (("0x5",), "PAGE 0x5: sides have from 1 to 100000 pixels. Give another size"),
         (("99999x99999",), "it has 9999800001 pixels, more than the limit"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.units import page_size_in
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.processor_files import ProcessorFiles
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from stagemeter.core.video import Video
-
-#: A size of a page in pixels.
-PAGE_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
 def load_picture(config: AnalysisConfig) -> Image.Image:
@@ -55,10 +52,10 @@ def further_sizes(config: AnalysisConfig) -> list[tuple[int, tuple[int, int]]]:
 
     found: list[tuple[int, tuple[int, int]]] = []
     for page in config.further_pages or ():
-        match = PAGE_SIZE.fullmatch(page)
-        size = page_size(page, config.dpi) if match is None else (int(match[1]), int(match[2]))
-        if match is not None:
-            require_synthetic_size(*size)
+        given = page_size_in(page)
+        if given is not None:
+            require_synthetic_size(*given)
+        size = given or page_size(page, config.dpi)
         if found and found[-1][1] == size:
             found[-1] = found[-1][0] + 1, size
         else:

@@ -9,13 +9,13 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
-from stagemeter.analysis.pages import PAGE_SIZE, limit_notes, limits_in_force, sampled_frames
+from stagemeter.analysis.pages import limit_notes, limits_in_force, sampled_frames
 from stagemeter.analysis.requests import no_video, plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.pdf import is_pdf
 from stagemeter.core.settings import LONGEST_SIDE
-from stagemeter.core.units import pages_of
+from stagemeter.core.units import page_size_in, pages_of
 from stagemeter.core.video import Video, is_video, read_animation, read_video
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.sweeping.corpus import (
@@ -54,7 +54,7 @@ def count_tokens(
     read = [_read(page, config, model) for page in pages]
     found = [page for corpus in read for page in corpus.pages]
     if not found:
-        raise StagemeterError("page: missing. Give a picture, a folder, a CSV of sizes or a size such as 1654x2339")
+        raise StagemeterError(f"{_SETTING}: missing. Give a picture, a folder, a CSV of sizes or a size as 1654x2339")
     if fit is None:
         refuse_resolution(config.dpi, found)
     request: dict[str, Any] = {}
@@ -87,9 +87,9 @@ def _read(given: str, config: AnalysisConfig, model: ModelDescription) -> Corpus
     """Read an argument: a size, unless there is a file of that name, a folder, a CSV, a PDF, a video or a picture."""
     dpi = config.dpi
     path = outside_path(given, "page")
-    size = PAGE_SIZE.fullmatch(given.strip())
+    size = page_size_in(given)
     if size is not None and not path.exists():
-        width, height = int(size[1]), int(size[2])
+        width, height = size
         if not (1 <= width <= LONGEST_SIDE and 1 <= height <= LONGEST_SIDE):
             raise StagemeterError(f"{_SETTING} {given}: sides have from 1 to {LONGEST_SIDE} pixels. Give another size")
         return pages_of_sizes([(width, height)])

@@ -17,7 +17,7 @@ from stagemeter.cli.options import (
 )
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, PATH
-from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
+from stagemeter.cli.workload import WorkloadCommand, read_config, word_arguments, workload_options
 from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  stagemeter analyze                                   a blank A4 page at 200 dpi, tiled
-  stagemeter analyze --image scan.png --mode base      your page, as one view of 1024 px
-  stagemeter analyze --page-size 2480x3508 --batch-size 8 --new-tokens 2048
-  stagemeter analyze --device A100-80GB                bounds on time, and whether it fits
-  stagemeter analyze --model llama-3.1-8b --seq-len 4096
+  stagemeter analyze deepseek-ocr                      a blank A4 page at 200 dpi, tiled
+  stagemeter analyze qwen2.5-vl-7b scan.pdf --device H100        your page, and bounds on time
+  stagemeter analyze deepseek-ocr 2480x3508 --batch-size 8 --new-tokens 2048
+  stagemeter analyze llama-3.1-8b --seq-len 4096
   stagemeter analyze --estimate --no-track --json      closed forms: no torch, one second
-  stagemeter analyze --model llama-3.1-8b --requests log.csv --no-track
+  stagemeter analyze llama-3.1-8b --requests log.csv --no-track
   mlflow run . -P mode=large                           as an MLflow project
 """
 _FOLDER = Path("stagemeter-report")
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@word_arguments
 @workload_options("analyze")
 @click.option("--estimate", is_flag=True, help="Use closed forms alone: build no model, import no torch.")
 @click.option("--strict", is_flag=True, help="Fail on operators that have no formula. Without it they are listed.")
@@ -70,7 +70,9 @@ def analyze(
 ) -> None:
     """Count what each stage of a model costs: parameters, FLOPs, activations, bytes.
 
-    Neither weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
+    MODEL is one of `stagemeter models`, a folder, a file or a Hub id. Each PAGE is a picture, pages of a PDF such as
+    scan.pdf[1-3], or a size such as 1654x2339; several are pages of one request. Neither
+    weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
     """
     from stagemeter.analysis.config import AnalysisConfig
 

@@ -9,7 +9,7 @@ import click
 from stagemeter.cli.options import corpus_options, log_options, output_options, store_options
 from stagemeter.cli.output import print_json
 from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
-from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
+from stagemeter.cli.workload import WorkloadCommand, read_config, word_arguments, workload_options
 from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
@@ -30,13 +30,15 @@ Examples:
 @click.option("--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take the MFU from.")
 @corpus_options(PATH)
 @log_options("the mean request of it is planned for")
+@word_arguments
 @workload_options("plan")
 @store_options
 @output_options
 def plan(pages_per_day: float | None, device: str | None, as_json: bool, **options: Any) -> None:
     """Work out how many devices a number of pages a day needs, and say what the answer assumes.
 
-    With --images or --pages, the cost is that of the mean page; with --requests, that of the mean request of a log.
+    MODEL and PAGE are those of `stagemeter analyze`. With --images or --pages, the cost is that of the mean page; with
+    --requests, that of the mean request of a log.
     """
     if pages_per_day is None:
         raise StagemeterError("--pages-per-day: missing. Give the number of pages to process a day")

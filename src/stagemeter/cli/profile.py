@@ -8,7 +8,7 @@ import click
 
 from stagemeter.cli.options import output_options, run_options
 from stagemeter.cli.output import print_profiled, say
-from stagemeter.cli.workload import WorkloadCommand, measuring_options, read_config, workload_options
+from stagemeter.cli.workload import WorkloadCommand, measuring_options, read_config, word_arguments, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -21,6 +21,7 @@ Then pair it with its counts:
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@word_arguments
 @workload_options("profile")
 @measuring_options
 @run_options
@@ -28,6 +29,7 @@ Then pair it with its counts:
 def profile(as_json: bool, **options: Any) -> None:
     """Run requests, time each stage, and log the times to MLflow.
 
+    MODEL and PAGE are those of `stagemeter analyze`.
     `stagemeter mfu` pairs the times with the counts of `stagemeter analyze`.
     """
     from stagemeter.analysis.config import ProfileConfig

@@ -9,9 +9,9 @@ import click
 
 from stagemeter.cli.options import corpus_options, log_options, no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import PATH, TEXT, once
+from stagemeter.cli.types import MODEL, PATH, TEXT, once
 from stagemeter.cli.workload import SEVERAL_VALUES, WorkloadCommand, swept_options
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 
 if TYPE_CHECKING:
     from stagemeter.application.sweep import Swept
@@ -23,13 +23,14 @@ Examples:
   stagemeter sweep --page-size 1240x1754,2480x3508 --device A100-80GB,H100-SXM --output pages.parquet
   stagemeter sweep --images scans/ --mode base,gundam           a corpus: its pages, each in each mode
   stagemeter sweep --pages sizes.csv --new-tokens 1..2048       width,height[,page]
-  stagemeter sweep --model llama-3.1-8b,qwen3-8b --requests log.csv        a whole log a row
+  stagemeter sweep llama-3.1-8b qwen3-8b --requests log.csv        a whole log a row
   stagemeter sweep --grid grid.yaml --resume
 Commas separate values; first..last:step is a range that includes both ends.
 """
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
 @click.option("--grid", "grid_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it.")
 @swept_options
 @corpus_options(TEXT)
@@ -72,6 +73,7 @@ Commas separate values; first..last:step is a range that includes both ends.
 @no_track_option
 @output_options
 def sweep(
+    models: tuple[str, ...],
     grid_file: Path | None,
     output: Path | None,
     resume: bool,
@@ -90,13 +92,16 @@ def sweep(
 ) -> None:
     """Tabulate the cost of every combination of settings, one workload a row.
 
-    Each model is counted once in full. Its closed form gives the rows, equal to an analysis of each to the integer.
+    Each MODEL is counted once in full. Its closed form gives the rows, equal to an analysis of each to the integer.
     With --requests, a row is a whole log, and models, modes, data types, pages and their limits can vary.
     """
     from stagemeter.application.sweep import sweep as evaluate
     from stagemeter.application.sweep import sweep_and_log
     from stagemeter.sweeping.build import SweepSettings, read_settings, with_overrides
 
+    if models:
+        exclusive(MODEL=models[0], model=options["model"])
+        options["model"] = ",".join(models)
     settings = with_overrides(SweepSettings() if grid_file is None else read_settings(grid_file), options)
     target = output or Path("sweep.parquet")
     if requests is not None:

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.params import NOT_GIVEN
-from stagemeter.core.units import number_in
+from stagemeter.core.units import number_in, page_size_in
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,10 +51,10 @@ class PageSize(click.ParamType[tuple[int, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Convert the text of an option."""
-        match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
-        if match is None:
+        size = page_size_in(str(value))
+        if size is None:
             self.fail(f"{value!r} is not a page size. Give width x height in pixels, such as 1654x2339", param, ctx)
-        return int(match[1]), int(match[2])
+        return size
 
 
 class WholeNumber(click.ParamType[int]):
@@ -104,6 +104,22 @@ class DecodeContext(click.ParamType[int | str]):
         """Convert the text of an option."""
         number = number_in(str(value))
         return str(value).strip() if number is None or number != int(number) else int(number)
+
+
+class Word(click.ParamType[str]):
+    """A model, or a page of it: a shell completes both."""
+
+    name = "word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Convert a word."""
+        if not value:
+            raise StagemeterError("MODEL, PAGE: empty. Give a name of `stagemeter models`, or a page")
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the models that begin as the word does; a shell adds its files."""
+        return [CompletionItem(incomplete, type="file"), *MODEL.shell_complete(ctx, param, incomplete)]
 
 
 class Since(click.ParamType[float]):
@@ -187,3 +203,4 @@ FRACTION = Optional(Number())
 PATH = Optional(OutsidePath())
 MODEL = Optional(KnownName("model", _models))
 DEVICE = Optional(KnownName("device", _devices))
+WORD = Word()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once, several
+from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, WORD, DecodeContext, Optional, PageSize, once, several
+from stagemeter.cli.words import split_words
 from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
 from stagemeter.core.settings import (
@@ -19,6 +20,7 @@ from stagemeter.core.settings import (
     PageSettings,
     RequestSettings,
 )
+from stagemeter.core.units import page_size_in
 
 if TYPE_CHECKING:
     from stagemeter.analysis.config import Config
@@ -61,6 +63,11 @@ class WorkloadCommand(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+def word_arguments(command: Command) -> Command:
+    """Let a command take its model and its pages without the names of options; `read_config` takes them."""
+    return click.argument("words", nargs=-1, type=WORD, metavar="[MODEL] [PAGE]...")(command)
 
 
 def workload_options(command_name: str) -> Callable[[Command], Command]:
@@ -178,25 +185,43 @@ def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
     from stagemeter.analysis.config import load_config
 
     path: Path | None = options.pop("config_file")
-    names = {*kind.model_fields, "scale", "page_size"}
+    names = {*kind.model_fields, "words", "scale", "page_size"}
     return load_config(path, given_settings(**{name: options.pop(name) for name in names & options.keys()}), kind)
 
 
 def given_settings(
-    scale: str | None = None, page_size: Sequence[tuple[int, int]] | None = None, **options: Any
+    words: Sequence[str] = (),
+    scale: str | None = None,
+    page_size: Sequence[tuple[int, int]] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Return the settings that were given, by name, or refuse contradictory ones."""
     settings = {name: value for name, value in options.items() if value is not None}
-    pages = [f"{width}x{height}" for width, height in page_size or ()] or list(settings.get("sample_image_path", ()))
-    if pages[1:]:
-        settings["further_pages"] = tuple(pages[1:])
-    if page_size is not None:
-        exclusive(sample_image_path=settings.get("sample_image_path", (None,))[0], page_size=pages[0])
-        settings["image_w"], settings["image_h"] = page_size[0]
-    elif pages:
-        settings["sample_image_path"] = pages[0]
+    model, pages = split_words(words)
+    if model is not None and settings.setdefault("model", model) != model:
+        exclusive(MODEL=model, model=settings["model"])
+    sizes = [f"{width}x{height}" for width, height in page_size or ()]
+    pictures = settings.pop("sample_image_path", ())
+    if sizes:
+        exclusive(sample_image_path=next(iter(pictures), None), page_size=sizes[0])
+    by_option = [*sizes, *pictures]
+    if pages and by_option not in ([], pages):
+        exclusive(**{"PAGE": pages[0], "page_size" if sizes else "sample_image_path": by_option[0]})
+    settings |= _of_pages(pages or by_option)
     if scale == "small":
         if settings.get("model", SMALL) not in (SMALL, AnalysisSettings().model):
             exclusive(scale=scale, model=settings["model"])
         settings["model"] = SMALL
     return settings
+
+
+def _of_pages(pages: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a request's pages: pictures, or sizes as WxH."""
+    if not pages:
+        return {}
+    first, *others = pages
+    further = {"further_pages": tuple(others)} if others else {}
+    size = page_size_in(first)
+    if size is None:
+        return {"sample_image_path": first, **further}
+    return {"image_w": size[0], "image_h": size[1], **further}

@@ -44,6 +44,7 @@ _PREFIXES = {"": 1} | {prefix: power for power, prefix in _POWERS} | {"K": 1000,
 _WRITTEN = re.compile(
     r"(?P<number>[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d{1,18})?(?:[eE][+-]?\d{1,2})?)\s?(?P<prefix>[kKMGTPEZY]i?)?"
 )
+_PAGE_SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
 
 
 def number_in(text: str) -> Decimal | None:
@@ -62,6 +63,12 @@ def number_in(text: str) -> Decimal | None:
     if match is None or (match["prefix"] or "") not in _PREFIXES:
         return None
     return Decimal(match["number"].replace(",", "")) * _PREFIXES[match["prefix"] or ""]
+
+
+def page_size_in(text: str) -> tuple[int, int] | None:
+    """Read a page's width and height in pixels, as ``1654x2339``; None if it is none."""
+    match = _PAGE_SIZE.fullmatch(text.strip())
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def percentage(part: float, whole: float) -> str:
