@@ -69,6 +69,13 @@ def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
     # The same device and request: a page takes what it took.
     assert found["seconds_per_page"] == pytest.approx(paired["stages"]["total"]["time_ms"] / 1e3, rel=1e-12)
     assert any(run in line and "A100-SXM-40GB" in line for line in found["assumptions"])
+    rate = ("--device", "A100-SXM-40GB", "--pages-per-hour", 1000, "--from-run", run, "--json")
+    ended = stagemeter("analyze", "--estimate", "--no-track", "--mode", "base", *rate)
+    load = json.loads(ended.out)["load"]
+    assert load["stages"]["prefill"]["devices_at_mfu"] == pytest.approx(1000 / 3600 * 27.9e-3, rel=1e-9)
+    assert run in load["mfu_source"]
+    other = stagemeter("analyze", "qwen3-vl-2b", "--estimate", "--no-track", *rate)
+    assert (other.code, f"--from-run: run {run}" in other.err) == (2, True)
 
 
 @pytest.fixture

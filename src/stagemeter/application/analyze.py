@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model, with_adapter
 from stagemeter.profiling.target import AUTO, choose_device
+from stagemeter.utilization.load import Load, load_section
 from stagemeter.utilization.memory import roofline_section
 from stagemeter.utilization.speculation import speculation_section
 
@@ -57,6 +58,8 @@ def analyze_page(
     device: str | None = None,
     conventions: bool = False,
     speculation: Speculation | None = None,
+    load: Load | None = None,
+    from_run: str | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
 ) -> Outcome:
@@ -64,7 +67,8 @@ def analyze_page(
 
     `estimate` uses closed forms alone. `strict` makes operators without a formula an error. `device` bounds the time:
     its name, or ``measured`` for this machine. `conventions` compares with other projects' counts. `speculation` adds
-    the cost of decoding by drafted tokens. Settings are refused before a run is opened or a file written.
+    the cost of decoding by drafted tokens, `load` the devices that a rate of pages keeps busy; `from_run`, a paired
+    run, gives its MFU. Settings are refused before a run is opened or a file written.
     """
     if strict and estimate:
         raise StagemeterError("strict: closed forms run no operators to check. Leave it out, or do not estimate")
@@ -76,11 +80,17 @@ def analyze_page(
     if speculation is not None:
         acceptance, _ = speculation.resolved(model)
         require_generation(f"speculate {acceptance.drafted}", workload, model)
+    if load is not None and from_run is not None:
+        from stagemeter.tracking.utilization import utilization_of
+
+        measured = utilization_of(from_run)
+        measured.require_model(config.model, model.architecture.hash)
+        load = replace(load, mfu=measured.stages, source=measured.source)
 
     def compared(report: Report) -> Comparison | None:
         return compare(report, model) if conventions else None
 
-    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype), speculation)
+    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype), speculation, load)
 
     if not track:
         with _status("counting") as tell:
@@ -151,6 +161,7 @@ def _count(
     strict: bool,
     peak: Peak | None,
     speculation: Speculation | None,
+    load: Load | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Return the report and the contents of its files: the work that needs torch."""
@@ -170,6 +181,8 @@ def _count(
         raise StagemeterError(f"strict: {listed} have no formula. Leave it out to list them in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
+        if load is not None:
+            report["load"] = load_section(report, peak, load)
     if speculation is not None:
         report["speculation"] = speculation_section(report, model, speculation, peak)
     return report, report_files(report)

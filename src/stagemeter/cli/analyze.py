@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagemeter.cli.options import (
+    load_options,
     log_options,
     no_track_option,
     output_options,
+    read_load,
     read_speculation,
     run_options,
     speculation_options,
@@ -52,6 +54,7 @@ _FOLDER = Path("stagemeter-report")
     is_flag=True,
     help="Print FLOPs per token beside those that Megatron-LM, torchtitan, vLLM and others would count.",
 )
+@load_options
 @speculation_options
 @log_options("its costs by closed forms, in all")
 @click.option(
@@ -77,18 +80,15 @@ def analyze(
     from stagemeter.analysis.config import AnalysisConfig
 
     config = read_config(AnalysisConfig, options)
-    speculation = read_speculation(options)
+    if requests is not None:
+        for name in ("strict", "device", "conventions", "speculate", "pages_per_hour", "mfu", "from_run"):
+            if options[name]:
+                raise StagemeterError(f"{name}: a log of requests takes no such option. Leave it out")
+    speculation, load = read_speculation(options), read_load(options)
     if not config.enabled:
         say("enabled is false: nothing was run")
         return
     if requests is not None:
-        if speculation is not None:
-            raise StagemeterError("--speculate: a log of requests takes no such option. Leave it out")
-        for name in ("strict", "device", "conventions"):
-            if options[name]:
-                raise StagemeterError(
-                    f"--{name.replace('_', '-')}: a log of requests takes no such option. Leave it out"
-                )
         where = None if no_track else {name: options[name] for name in ("experiment", "run_name")}
         _analyze_requests(config, requests, output_dir or _FOLDER, skip_bad, as_json, where)
         return
@@ -99,7 +99,9 @@ def analyze(
         )
     from stagemeter.application.analyze import analyze_page
 
-    outcome = analyze_page(config, output_dir or _FOLDER, track=not no_track, speculation=speculation, **options)
+    outcome = analyze_page(
+        config, output_dir or _FOLDER, track=not no_track, speculation=speculation, load=load, **options
+    )
     if as_json:
         print_json(outcome.report)
     else:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stagemeter.cli.types import FRACTION, MODEL, NUMBER, PATH, TEXT, Optional, once
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.escape import printable
 
 if TYPE_CHECKING:
     from stagemeter.analysis.speculation import Speculation
+    from stagemeter.utilization.load import Load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _ONE_FOLDER = "its subfolders are read, too, and a table holds any number of pages"
@@ -96,6 +97,46 @@ def read_speculation(options: dict[str, Any]) -> Speculation | None:
     from stagemeter.analysis.speculation import Speculation
 
     return Speculation(drafted, acceptance, **given)
+
+
+def load_options(command: Command) -> Command:
+    """Give a command the options of a rate of pages, which `read_load` takes."""
+    options = (
+        click.option(
+            "--pages-per-hour",
+            metavar="N",
+            type=FRACTION,
+            help="Rate of pages: the share of --device that each stage takes. Of a text model, requests.",
+        ),
+        click.option(
+            "--mfu",
+            metavar="SHARE",
+            type=FRACTION,
+            help="MFU of each stage at that rate, such as 0.4. A stage that cannot reach it takes its bound.",
+        ),
+        click.option(
+            "--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take each stage's MFU from."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_load(options: dict[str, Any]) -> Load | None:
+    """Take the options of a rate out of a command's options; None if there are none."""
+    pages, mfu, run = options.pop("pages_per_hour"), options.pop("mfu"), options["from_run"]
+    exclusive(mfu=mfu, from_run=run)
+    if pages is None:
+        for name, value in {"mfu": mfu, "from-run": run}.items():
+            if value is not None:
+                raise StagemeterError(f"--{name} {value}: nothing has this MFU. Give --pages-per-hour, too")
+        return None
+    if options["device"] is None:
+        raise StagemeterError("--pages-per-hour: of no device. Give --device, one of `stagemeter devices`")
+    from stagemeter.utilization.load import Load
+
+    return Load(pages, mfu)
 
 
 def corpus_options(kind: click.ParamType[Any]) -> Callable[[Command], Command]:

@@ -94,3 +94,31 @@ class Roofline(TypedDict):
     """A lower bound of the memory that the workload needs."""
     notes: list[str]
     """What to know about the bounds."""
+
+
+class StageLoad(TypedDict):
+    """The devices that a rate keeps busy with a stage, or with the whole request; null where a time is missing."""
+
+    devices: Amount | None
+    """Devices at the bounds: at least so many."""
+    devices_every_expert: Amount | None
+    """The same where every expert that the tokens can reach is read."""
+    devices_at_mfu: Amount | None
+    """Devices at the MFU, or at the bound of a stage that cannot reach it."""
+    mfu: Amount | None
+    """The MFU of the stage; null where none is given, and for the whole request."""
+
+
+class LoadSection(TypedDict):
+    """A rate of pages on the device of the roofline."""
+
+    pages_per_hour: Amount
+    """The rate; of a text, requests."""
+    unit: Literal["page", "request"]
+    """What is counted by the hour."""
+    mfu: Amount | None
+    """The MFU that is given for every stage, attention counted dense."""
+    mfu_source: str | None
+    """The run that each stage's MFU was measured in."""
+    stages: dict[StageName, StageLoad]
+    """Devices by stage, and of the total. The decode steps of a request are together."""

@@ -71,6 +71,13 @@ def at_roofline(report: Mapping[str, Any]) -> Values:
     return {} if roofline is None else dict(roofline["throughput"])
 
 
+def load(report: Mapping[str, Any]) -> Values:
+    """Read the devices that the whole requests of a rate keep busy."""
+    found = report.get("load")
+    whole = {} if found is None else found["stages"][TOTAL]
+    return {name: whole.get(name) for name in ("devices", "devices_at_mfu")}
+
+
 def speculation(report: Mapping[str, Any]) -> Values:
     """Read what a token costs with drafted ones."""
     found = report.get("speculation")

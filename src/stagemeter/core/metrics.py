@@ -232,6 +232,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: read.at_roofline}, swept=True),
     Metric(
+        "load",
+        "",
+        "Devices that a rate of pages keeps busy, at the bounds and at an MFU.",
+        {STATIC: read.load},
+    ),
+    Metric(
         "speculation",
         "",
         "Speculative decoding: tokens of a step; FLOPs, bytes and least time for a token, over plain decoding's.",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, with_config
 from typing_extensions import TypedDict
 
-from stagemeter.core.bound_types import Count, Roofline, StageName
+from stagemeter.core.bound_types import Count, LoadSection, Roofline, StageName
 from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.speculation_types import Speculation
 from stagemeter.core.stage_names import DECODE, PREFILL
@@ -373,6 +373,8 @@ class Report(TypedDict):
     """What a device can do with the workload at best; null where no device was asked about."""
     speculation: NotRequired[Speculation]
     """Speculative decoding in place of the decode steps, only where it was asked for."""
+    load: NotRequired[LoadSection]
+    """The devices that a rate of pages keeps busy, only where a rate was asked about."""
     modules: list[ModuleCount]
     """The upper modules of the model over one executed forward pass; empty where the whole model was not run."""
     notes: Annotated[list[str], Field(min_length=1)]

@@ -30,7 +30,7 @@ from stagemeter.export.execution import ADAPTER, differing_factors, execution_li
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
-from stagemeter.export.roofline import bounds_table, roofline_lines
+from stagemeter.export.roofline import bounds_table, load_line, load_lines, load_table, roofline_lines
 from stagemeter.export.speculation import speculation_lines, speculation_table, speculation_title
 
 JSON_FILE = "static_compute.json"
@@ -185,6 +185,11 @@ def _add_roofline(document: Document, report: Mapping[str, Any]) -> None:
     document.header(2, f"At best on {roofline['peak']['name']}, by visible pairs")
     document.table(bounds_table(roofline))
     document.items([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+    load = report.get("load")
+    if load is not None:
+        document.header(2, f"{load_line(load, roofline['peak']['name'])}")
+        document.table(load_table(load))
+        document.items(load_lines(load))
 
 
 def _add_speculation(document: Document, report: Mapping[str, Any]) -> None:
@@ -359,6 +364,11 @@ def print_report(report: Mapping[str, Any]) -> None:
         title = f"At best on {peak['name']} ({describe_peak(peak)}), by visible pairs"
         print_table(bounds_table(roofline), title=title)
         print_lines(roofline_lines(roofline))
+        load = report.get("load")
+        if load is not None:
+            print_lines([""])
+            print_table(load_table(load), title=load_line(load, peak["name"]))
+            print_lines(load_lines(load))
     speculation = report.get("speculation")
     if speculation is not None:
         print_lines([""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.core.stage_names import stage_label
+from stagemeter.core.stage_names import TOTAL, stage_label
 from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.charts import Chart, Series
 
@@ -50,6 +50,54 @@ def roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
 def _rates(throughput: Mapping[str, float | None]) -> str:
     given = ((throughput[name], what) for name, what in _THROUGHPUT.items())
     return ", ".join(f"{rate(value)} {what}" for value, what in given if value is not None)
+
+
+def load_line(load: Mapping[str, Any], device: str) -> str:
+    """Say what a rate of pages takes of a device."""
+    total = load["stages"].get(TOTAL, {})
+    rated = f"{rate(load['pages_per_hour'], 1)} {load['unit']}s/hour"
+    if total.get("devices") is None:
+        return f"{rated}: how many devices they take is not known, see memory and bounds"
+    line = f"{rated} take at least {_busy(total['devices'])} of one {device}"
+    if total["devices_every_expert"] != total["devices"]:
+        line += f", {_busy(total['devices_every_expert'])} if every expert is read"
+    if total["devices_at_mfu"] is not None:
+        line += f"; {_busy(total['devices_at_mfu'])} at {_mfu_in_words(load)}"
+    return line
+
+
+def load_table(load: Mapping[str, Any]) -> list[list[str]]:
+    """Return the devices that each stage keeps busy as rows, the header first."""
+    stages, mfu = load["stages"], load["mfu"] is not None or load["mfu_source"] is not None
+    columns = {"devices": "At least"}
+    if any(row["devices"] != row["devices_every_expert"] for row in stages.values()):
+        columns["devices_every_expert"] = "If every expert is read"
+    if mfu:
+        columns["devices_at_mfu"] = f"At {_mfu_in_words(load)}"
+    rows = [["Devices", *columns.values()]]
+    for name, row in stages.items():
+        own = "" if row["mfu"] is None or load["mfu"] is not None else f" ({100 * row['mfu']:.3g} %)"
+        cells = [_busy(row[column]) for column in columns]
+        rows.append([name, *cells[:-1], f"{cells[-1]}{own}"])
+    return rows
+
+
+def _busy(devices: float | None) -> str:
+    return "–" if devices is None else rate(devices, 3)
+
+
+def _mfu_in_words(load: Mapping[str, Any]) -> str:
+    return "the measured MFU" if load["mfu"] is None else f"MFU {load['mfu']:g}"
+
+
+def load_lines(load: Mapping[str, Any]) -> list[str]:
+    """Say how the devices of a rate are reckoned."""
+    lines = []
+    if load["mfu_source"] is not None:
+        lines.append(f"MFU by stage: that of {load['mfu_source']}")
+    if load["mfu"] is not None or load["mfu_source"] is not None:
+        lines.append("a stage that cannot reach the MFU takes its bound")
+    return lines
 
 
 def memory_line(memory: Mapping[str, Any]) -> str:

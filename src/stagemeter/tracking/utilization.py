@@ -49,6 +49,8 @@ class Utilization:
         The run, in words.
     device : str
         The device of the peak.
+    stages : mapping
+        MFU of each stage, as far as the run has it.
     devices : int
         Devices that worked on a request together. The utilization is of one.
     """
@@ -59,7 +61,16 @@ class Utilization:
     architecture_hash: str
     device: str
     workload: Workload
+    stages: Mapping[str, float]
     devices: int = 1
+
+    def require_model(self, name: str, architecture_hash: str) -> None:
+        """Refuse a run of another model than the one of this name."""
+        if self.architecture_hash != architecture_hash:
+            raise StagemeterError(
+                f"from_run: {self.source} is of {self.model}, which is not the model {name}. Give a run of {name}, or "
+                "the run's model"
+            )
 
     def differences(self, device: str, planned: Collection[Workload]) -> list[str]:
         """Return where the run differs from all planned work and from the device, in words."""
@@ -107,6 +118,7 @@ def utilization_of(name: str) -> Utilization:
         architecture_hash=architecture_of(run),
         device=device,
         workload=measured_workload(run),
+        stages={name.removeprefix("mfu/"): value for name, value in metrics.items() if name.startswith("mfu/")},
         devices=_devices_of_a_request(run),
     )
 
