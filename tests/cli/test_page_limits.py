@@ -60,7 +60,6 @@ NOT_POSSIBLE = [
     (["--min-pixels", "9", "--max-pixels", "8"], "--min-pixels: 9 is more than max_pixels, 8"),
     (["--max-pixels", "9"], "--max-pixels: 9 means nothing to "),
     (["--mode", "tiny", "--max-tiles", "4"], "--max-tiles: 4 means nothing in mode tiny"),
-    (["--image", "a.png", "--image", "b.png"], "further_pages: 2 pages, and deepseek-ocr"),
     (
         ["--page-size", "9x9", "--page-size", "8x8"],
         "counted with one page a request. Give one page; `stagemeter sweep`",
@@ -133,7 +132,7 @@ def test_further_pages_of_a_picture_are_left_out_with_a_word(stagemeter, folder)
     pages = [Image.new("RGB", (700, 900))] * 3
     pages[0].save(folder / "scan.tiff", save_all=True, append_images=pages[1:])
     assert (
-        "the picture has 2 further pages, left out: the first one counts"
+        "left out: 2 further pages of a file, whose first one counts"
         in stagemeter(*ESTIMATE, "--image", "scan.tiff").out
     )
     pages[0].save(folder / "scan.png")

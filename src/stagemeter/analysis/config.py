@@ -79,24 +79,10 @@ class AnalysisConfig(BaseModel, AnalysisSettings):
             raise ValueError(f"sample_image_path: {picture!r} has characters that cannot be printed. Rename the file")
         if picture is None and not self.use_synthetic_inputs:
             raise ValueError("sample_image_path: missing. Give a picture, or set use_synthetic_inputs to true")
-        self._check_further_pages()
-        return self
-
-    def _check_further_pages(self) -> None:
-        pages, number = self.further_pages or (), self.images_per_request
-        for page in pages:
+        for page in self.further_pages or ():
             if not page or not page.isprintable():
                 raise ValueError(f"further_pages: {page!r} is no picture and no size. Give a file, or a size as WxH")
-        if pages and number is not None:
-            raise ValueError(
-                f"images_per_request: {number} pages like one, and {1 + len(pages)} pages are given. Leave one of both "
-                "out"
-            )
-        if self.video_frames is not None and (pages or (number or 1) > 1):
-            raise ValueError(
-                f"video_frames: {self.video_frames} beside several pages; a request with a video has nothing else to "
-                "encode. Leave one of both out"
-            )
+        return self
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -29,38 +29,51 @@ def load_picture(config: AnalysisConfig) -> Image.Image:
     return load_page(config.sample_image_path, config.dpi)
 
 
-def size_of_page(config: AnalysisConfig) -> tuple[int, int]:
-    """Return the width and height in pixels of the page of a configuration, or refuse one that no picture can have."""
+def sizes_of_pages(config: AnalysisConfig) -> list[tuple[int, int]]:
+    """Return the width and height in pixels of each page of a request, in order, or refuse impossible ones.
+
+    ``scan.pdf[1-3]`` names three pages. Of other files, the first page counts.
+    """
     from stagemeter.core.pdf import is_pdf
-    from stagemeter.core.picture import page_size, require_synthetic_size
+    from stagemeter.core.picture import named_sizes, require_synthetic_size
 
-    picture = None if config.use_synthetic_inputs else config.sample_image_path
-    if config.dpi is not None and (picture is None or not is_pdf(picture)):
+    given = _given_pages(config)
+    if config.dpi is not None and not any(isinstance(page, str) and is_pdf(page) for page in given):
         raise StagemeterError(f"dpi: {config.dpi} means nothing without a PDF. Leave it out, or give a page of a PDF")
-    if picture is None:
-        require_synthetic_size(config.image_w, config.image_h)
-        return config.image_w, config.image_h
-    return page_size(picture, config.dpi)
-
-
-def further_sizes(config: AnalysisConfig) -> list[tuple[int, tuple[int, int]]]:
-    """Return the pages behind the first one, in order: how many equal ones, and their width and height in pixels."""
-    if config.images_per_request is not None:
-        more = config.images_per_request - 1
-        return [(more, size_of_page(config))] if more else []
-    from stagemeter.core.picture import page_size, require_synthetic_size
-
-    found: list[tuple[int, tuple[int, int]]] = []
-    for page in config.further_pages or ():
-        given = page_size_in(page)
-        if given is not None:
-            require_synthetic_size(*given)
-        size = given or page_size(page, config.dpi)
-        if found and found[-1][1] == size:
-            found[-1] = found[-1][0] + 1, size
+    sizes: list[tuple[int, int]] = []
+    for page in given:
+        if isinstance(page, str):
+            sizes += named_sizes(page, config.dpi)
         else:
-            found.append((1, size))
-    return found
+            require_synthetic_size(*page)
+            sizes.append(page)
+    number = config.images_per_request
+    if len(sizes) > 1 and number is not None:
+        raise StagemeterError(
+            f"images_per_request: {number} pages like one, and {len(sizes)} pages are given. Leave one of both out"
+        )
+    sizes *= number or 1
+    if len(sizes) > 1 and config.video_frames is not None:
+        raise StagemeterError(
+            f"video_frames: {config.video_frames} beside several pages; a request with a video has nothing else to "
+            "encode. Leave one of both out"
+        )
+    return sizes
+
+
+def _given_pages(config: AnalysisConfig) -> list[tuple[int, int] | str]:
+    """Return what gives the pages of a request, in order: sizes and files."""
+    further = [page_size_in(page) or page for page in config.further_pages or ()]
+    return [config.sample_image_path or (config.image_w, config.image_h), *further]
+
+
+def pages_left_out(config: AnalysisConfig) -> int:
+    """Return the pages of the files of a configuration that are behind the first one, and not named."""
+    from stagemeter.core.pdf import split_numbers
+    from stagemeter.core.picture import page_count
+
+    files = (page for page in _given_pages(config) if isinstance(page, str))
+    return sum(page_count(file) - 1 for file in files if split_numbers(file)[1] is None)
 
 
 def settings_of(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ProcessorSettings:
@@ -154,4 +167,4 @@ def limit_notes(config: AnalysisConfig, model: ModelDescription) -> tuple[str, .
 
     A source is an option, a file, or the published values of the family.
     """
-    return page_views(config, model, *size_of_page(config))[1] if model.family.reads_pages else ()
+    return page_views(config, model, *sizes_of_pages(config)[0])[1] if model.family.reads_pages else ()

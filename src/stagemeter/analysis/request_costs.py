@@ -61,14 +61,14 @@ class RequestCosts:
         Data types and limits of pages.
     bad : BadLines
         Takes requests that the model cannot have.
-    page : tuple of int, optional
-        Width and height of the page of all requests, where the log has none.
+    given : tuple of tuple, optional
+        Width and height of the pages that each request has, where the log has none.
     """
 
     model: ModelDescription
     config: AnalysisConfig
     bad: BadLines
-    page: tuple[int, int] | None = None
+    given: tuple[tuple[int, int], ...] | None = None
     notes: list[str] = field(default_factory=list)
     _tokens: Counter[str] = field(default_factory=Counter)
     _stages: dict[str, Sums] = field(default_factory=dict)
@@ -91,11 +91,11 @@ class RequestCosts:
         """Add the costs of some requests."""
         import numpy as np
 
-        if self.page is not None:
+        if self.given is not None:
             shown = requests.pictures > 0
             self._refuse(requests, dict.fromkeys(np.flatnonzero(shown).tolist(), _PAGE_OF_ALL))
             requests = requests.where(~shown)
-            requests = replace(requests, pictures=0 * requests.pictures, sizes=((self.page,),))
+            requests = replace(requests, pictures=0 * requests.pictures, sizes=(self.given,))
         again, patterns, contradictions = self._seen_before(requests)
         batch = Batch(self.pages, requests, again, patterns)
         faults = {**batch.faults(), **contradictions}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import further_sizes, page_views, settings_of, size_of_page
+from stagemeter.analysis.pages import page_views, pages_left_out, settings_of, sizes_of_pages
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
@@ -25,7 +26,7 @@ OF_REQUESTS = (
     *("text_tokens", "new_tokens", "seq_len", "batch_size", "cached_tokens", "decode_context"),
     "video_frames",
 )
-OF_PAGES = ("sample_image_path", "image_w", "image_h", "dpi")
+OF_PAGES = ("sample_image_path", "image_w", "image_h", "dpi", "images_per_request", "further_pages")
 
 
 def refuse_settings(config: AnalysisConfig, settings: Iterable[str]) -> None:
@@ -56,8 +57,8 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         raise no_video(f"video_frames {config.video_frames}", model.name)
     further: list[RequestPages] = []
     if family.reads_pages:
+        page = sizes_of_pages(config)[0]
         further = further_pages(config, model)
-        page = size_of_page(config)
         views, _ = page_views(config, model, *page, among=bool(further))
     else:
         settings_of(config).refuse_unused(model.name, family.name)
@@ -80,17 +81,25 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
 
 def further_pages(config: AnalysisConfig, model: ModelDescription) -> list[RequestPages]:
     """Return the pages behind the first one, or refuse them for a model that takes one page."""
-    number, tags = config.images_per_request or 1 + len(config.further_pages or ()), model.family.tags
-    if number == 1:
+    _, *further = sizes_of_pages(config)
+    if not further:
         return []
+    tags = model.family.tags
     if tags is None:
-        raise StagemeterError(
-            f"{'further_pages' if config.images_per_request is None else 'images_per_request'}: {number} pages, and "
-            f"{model.name} ({model.family.name}) is counted with one page a request. Give one page; `stagemeter "
-            "sweep` takes several, each a request of its own"
-        )
-    pages = ((times, size, page_views(config, model, *size, among=True)[0]) for times, size in further_sizes(config))
+        given = "image_w" if config.sample_image_path is None else "sample_image_path"
+        setting = given if config.images_per_request is None else "images_per_request"
+        raise one_page_alone(setting, 1 + len(further), model)
+    groups = [(len(list(equal)), size) for size, equal in groupby(further)]
+    pages = ((times, size, page_views(config, model, *size, among=True)[0]) for times, size in groups)
     return [RequestPages(times, size, views, tags(model.architecture, views)) for times, size, views in pages]
+
+
+def one_page_alone(setting: str, pages: int, model: ModelDescription) -> StagemeterError:
+    """Make the error of a model that takes one page a request, where `setting` gives several."""
+    return StagemeterError(
+        f"{setting}: {pages} pages, and {model.name} ({model.family.name}) is counted with one page a request. Give "
+        "one page; `stagemeter sweep` and `stagemeter tokens` take several, each a request of its own"
+    )
 
 
 def require_parts(setting: str, workload: Workload, model: ModelDescription) -> None:
@@ -274,8 +283,6 @@ def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
 
 
 def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list[str]:
-    from stagemeter.core.picture import page_count
-
     notes = []
     if workload.mode == OWN:
         notes.append(
@@ -295,9 +302,11 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
         notes.append(
             f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text"
         )
-    further = 0 if config.sample_image_path is None else page_count(config.sample_image_path) - 1
-    if further:
-        notes.append(f"the picture has {further:,} further page{'s' * (further > 1)}, left out: the first one counts")
+    if further := pages_left_out(config):
+        notes.append(
+            f"left out: {further:,} further page{'s' * (further > 1)} of a file, whose first one counts. Numbers name "
+            "pages of a PDF: scan.pdf[1-3]"
+        )
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
     return notes

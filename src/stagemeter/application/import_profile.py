@@ -142,7 +142,7 @@ def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> tuple[Profi
     costs.notes += requests.notes
     said = f"FLOPs are exact, those of the {served.requests:,} requests of {log.name}"
     notes = [note for note in profile.notes if not note.startswith(ESTIMATED)]
-    page = costs.pages.largest_within(profile.measured.get("prompt_tokens", 0)) if costs.page is None else None
+    page = costs.pages.largest_within(profile.measured.get("prompt_tokens", 0)) if costs.given is None else None
     if page is not None:
         settings = {**config.model_dump(exclude_unset=True), "image_w": page[0], "image_h": page[1]}
         config = AnalysisConfig(**settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import settings_of, size_of_page
+from stagemeter.analysis.pages import settings_of, sizes_of_pages
 from stagemeter.analysis.request_costs import RequestCosts
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.log import open_log
@@ -100,20 +100,19 @@ def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool | None = None) 
     require_closed_forms(model)
     bad = BadLines(log, skip_bad)
     requests = open_log(log, bad)
-    page_given = any(setting in config.model_fields_set for setting in OF_PAGES)
-    page = None
+    pages = None
     if model.family.reads_pages:
-        if requests.has_pages and page_given:
-            raise StagemeterError(f"page_size: {log} says the pages of its requests. Leave it out")
-        if not requests.has_pages and not page_given:
+        if requests.has_pages:
+            refuse_settings(config, OF_PAGES)
+        elif not {"sample_image_path", "image_w", "dpi"} & config.model_fields_set:
             raise StagemeterError(
                 f"{log}: does not say which requests have a picture. Add a column image_sizes, empty where there is "
                 "none, or give --page-size for all"
             )
-        page = None if requests.has_pages else size_of_page(config)
+        pages = None if requests.has_pages else tuple(sizes_of_pages(config))
     else:
         settings_of(config).refuse_unused(model.name, model.family.name)
-    costs = RequestCosts(model, config, bad, page)
+    costs = RequestCosts(model, config, bad, pages)
     if requests.unread:
         more = f" and {len(requests.unread) - _NAMED} more" if len(requests.unread) > _NAMED else ""
         costs.notes.append(f"columns that are not read: {', '.join(map(shown, requests.unread[:_NAMED]))}{more}")

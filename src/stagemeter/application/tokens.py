@@ -10,7 +10,7 @@ from typing import Any
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
 from stagemeter.analysis.pages import limit_notes, limits_in_force, sampled_frames
-from stagemeter.analysis.requests import no_video, plan_request
+from stagemeter.analysis.requests import no_video, one_page_alone, plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.pdf import is_pdf
@@ -152,6 +152,8 @@ def _request(
     first, *others = pages
     if others and any(page.video is not None for page in pages):
         raise StagemeterError("one_request: a request with a video has no other page. Leave it out")
+    if others and model.family.tags is None:
+        raise one_page_alone("one_request", len(pages), model)
     further = tuple(f"{page.width}x{page.height}" for page in others) or None
     of_first = _configured(config, model, first).model_dump(exclude_unset=True)
     workload = plan_request(AnalysisConfig(**{**of_first, "further_pages": further}), model)

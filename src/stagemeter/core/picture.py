@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path, require_file
-from stagemeter.core.pdf import DEFAULT_DPI, is_pdf, pdf_pages, render_page
+from stagemeter.core.pdf import DEFAULT_DPI, is_pdf, pdf_pages, render_page, split_numbers
 from stagemeter.core.video import is_video
 
 MID_GREY = (128, 128, 128)
@@ -80,9 +80,7 @@ def page_size(path: str | os.PathLike[str], dpi: int | None = None) -> tuple[int
     page of a PDF is not rendered: `dpi` gives its size.
     """
     if is_pdf(path):
-        size = pdf_pages(path)[0].pixels(dpi or DEFAULT_DPI)
-        require_synthetic_size(*size, os.fspath(path))
-        return size
+        return _sizes_of_pdf(path, dpi)[0]
     try:
         state = Path(path).stat()
     except (OSError, ValueError):
@@ -90,7 +88,20 @@ def page_size(path: str | os.PathLike[str], dpi: int | None = None) -> tuple[int
     return _size_at(os.fspath(path), (state.st_ino, state.st_mtime_ns, state.st_size))
 
 
-@lru_cache(maxsize=1)
+def named_sizes(path: str | os.PathLike[str], dpi: int | None = None) -> list[tuple[int, int]]:
+    """Return the sizes of the pages that a path names, see `page_size`: of a file without numbers, the first page's."""
+    return [page_size(path, dpi)] if split_numbers(path)[1] is None else _sizes_of_pdf(path, dpi)
+
+
+def _sizes_of_pdf(path: str | os.PathLike[str], dpi: int | None) -> list[tuple[int, int]]:
+    sizes = [page.pixels(dpi or DEFAULT_DPI) for page in pdf_pages(path)]
+    for size in sizes:
+        require_synthetic_size(*size, os.fspath(path))
+    return sizes
+
+
+# As many pictures as a request may have on the command line.
+@lru_cache(maxsize=128)
 def _size_at(path: str, state: tuple[int, ...]) -> tuple[int, int]:
     return load_page(path).size
 

@@ -64,7 +64,8 @@ class PageSettings:
 
     sample_image_path: Annotated[str | None, Setting(
         "Picture of the page.",
-        "Any format that Pillow reads, with its EXIF orientation applied, or a page of a PDF: `scan.pdf[2]`.",
+        "Any format that Pillow reads, with its EXIF orientation applied, or a page of a PDF: `scan.pdf[2]`. "
+        "`scan.pdf[1-3]` is three pages of the request.",
         option="--image", models=PAGES, replaces=("use_synthetic_inputs", "further_pages"), logged=True
     )] = None
     image_w: Annotated[int, Setting(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import page_views, settings_of, size_of_page
+from stagemeter.analysis.pages import page_views, settings_of
 from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, further_pages, require_parts
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.files import outside_path
@@ -240,7 +240,7 @@ def _planned(
             if size not in planned:
                 config = AnalysisConfig(image_w=page.width, image_h=page.height, images_per_request=number, **asked)
                 further = further_pages(config, model)
-                views, limit_notes = page_views(config, model, *size_of_page(config), among=bool(further))
+                views, limit_notes = page_views(config, model, *size, among=bool(further))
                 more, tags = (further[0].times, further[0].tags) if further else (0, 0)
                 planned[size] = Page(*size, views, more=more, tags=tags)
                 notes += limit_notes

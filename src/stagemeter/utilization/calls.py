@@ -118,7 +118,7 @@ class CallMeter:
         price: Price | None = None,
     ) -> None:
         refuse_adapter(config, "a call")
-        refuse_settings(config, (*OF_REQUESTS, *OF_PAGES, "images_per_request", "further_pages"))
+        refuse_settings(config, (*OF_REQUESTS, *OF_PAGES))
         if devices < 1:
             raise StagemeterError(f"devices: {devices} cannot serve a model. Give 1 or more")
         self.model = describe_model(config.model, config.trust_remote_code)

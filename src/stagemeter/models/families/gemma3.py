@@ -77,8 +77,8 @@ def _tags(sizes: VisionLanguageArchitecture, views: PageViews) -> int:
     """
     if views.local_views:
         raise StagemeterError(
-            "further_pages, images_per_request: the processor writes text between the crops of a page, whose tokens "
-            "are not known here. Set do_pan_and_scan to false"
+            "do_pan_and_scan: true, and among several pages the tokens of the text between the crops of a page are not "
+            "known. Set it to false, or give one page"
         )
     return 4
 
