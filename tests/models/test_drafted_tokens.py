@@ -1,5 +1,6 @@
 """Passes that verify drafted tokens: several new tokens after others, each of which the output head scores."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import pass_counter
 from stagemeter.core.cost import QUANTITIES
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.closed_form import needed_cost
 from stagemeter.models.decoder.passes import cache_arguments
 from stagemeter.models.family import all_parameters
@@ -107,17 +109,46 @@ def test_pass_of_one_token_is_a_step_and_arrays_are_passes(kind, data):
 
 #: Parameters of the published checkpoints by safetensors' metadata, scales of quantized weights left out. Of
 #: DeepSeek-V3: 3,918,786,560 in bfloat16, 680,571,043,840 in fp8, and 59 x 256 of the 41,555,600 in float32: those
-#: that choose experts. Both checkpoints hold embedding and head twice.
-CHECKPOINTS = {"deepseek-v3": 3_918_786_560 + 680_571_043_840 + 59 * 256, "deepseek-v3.2": 685_355_329_792}
+#: that choose experts.
+CHECKPOINTS = {
+    "deepseek-v3": 3_918_786_560 + 680_571_043_840 + 59 * 256,
+    "deepseek-v3.2": 685_355_329_792,
+    "glm-ocr": 1_325_258_240,
+    "qwen3-next-80b-a3b": 81_324_862_720,
+    "qwen3.5-27b": 27_781_427_952,
+}
+#: Those that hold embedding and head twice.
+COPIES = ("deepseek-v3", "deepseek-v3.2", "glm-ocr")
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_module_for_further_tokens_is_the_rest_of_the_checkpoint(name):
     model = describe_model(name)
-    predictor, decoder = model.predictor(), model.architecture
+    predictor, decoder = model.predictor(), model.family.decoder(model.architecture)
     assert predictor.modules == 1
-    shared = 2 * decoder.vocabulary * decoder.hidden
-    assert all_parameters(model.family, decoder) + predictor.parameters() + shared == CHECKPOINTS[name]
+    copies = 2 * decoder.vocabulary * decoder.hidden * (name in COPIES)
+    assert all_parameters(model.family, model.architecture) + predictor.parameters() + copies == CHECKPOINTS[name]
+
+
+#: From a public recount of Qwen3.5-2B's checkpoint, ``mtp.*``: projection, layer with full attention, three norms.
+TENSORS = ((2048, 4096), (2048,), (4096, 2048), (512, 2048), (512, 2048), (2048, 2048), (256,), (256,), (2048,),
+           (6144, 2048), (6144, 2048), (2048, 6144), (2048,), (2048,), (2048,))  # fmt: skip
+
+
+def test_module_of_qwen_has_full_attention_and_is_named():
+    model = describe_model("qwen3.5-27b")
+    small = {"hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 8, "num_key_value_heads": 2}
+
+    def predictor(**more):
+        text = {**model.config["text_config"], **small, **more}
+        return replace(model, config={**model.config, "text_config": text}).predictor()
+
+    assert predictor().parameters() == sum(math.prod(shape) for shape in TENSORS)
+    assert predictor(mtp_num_hidden_layers=0) is predictor(mtp_num_hidden_layers=None) is None
+    for wrong in ({"mtp_num_hidden_layers": 2}, {"mtp_use_dedicated_embeddings": True}):
+        with pytest.raises(StagemeterError, match=next(iter(wrong))):
+            predictor(**wrong)
+    assert describe_model("minimax-m2").predictor() is None
 
 
 def test_module_for_further_tokens_is_what_the_authors_say():

@@ -10,13 +10,15 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.mixer import VariableMeanings
+from stagemeter.models.decoder.predictor import Predictor, predictor_reader
 from stagemeter.models.decoder.quantized import quantized_decoder
-from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, require_known
+from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
 from stagemeter.models.family import Family, Note, Stage, with_values
 from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
-from stagemeter.models.settings import Settings
+from stagemeter.models.settings import BeyondFamilyError, Settings
 from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision.projector import Projector
@@ -86,6 +88,7 @@ def vision_language_family(
     videos: bool = False,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
     tags: Callable[[Architecture, PageViews], int] | None = None,
+    predictor: Callable[[Settings], Predictor | None] | None = None,
     **options: Any,
 ) -> Family[Architecture]:
     """Make a family of stages over pages, and a decoder.
@@ -106,6 +109,8 @@ def vision_language_family(
         Parameters outside of all stages, by name.
     tags : callable, optional
         See `Family`.
+    predictor : callable, optional
+        Reads modules for predicting further tokens from the whole configuration.
     **options
         Options of `stagemeter.models.decoder.stages.decoder_stages`.
     """
@@ -118,7 +123,7 @@ def vision_language_family(
 
     def from_config(config: Mapping[str, Any], source: str) -> Architecture:
         architecture = read(Settings(config, source))
-        require_known(architecture.decoder, options.get("prefill_variables", {}), source)
+        _require_known(architecture.decoder, options.get("prefill_variables", {}), source)
         return architecture
 
     def quantized(sizes: Architecture, quantization: Quantization) -> Architecture:
@@ -143,4 +148,15 @@ def vision_language_family(
         notes=tuple(notes),
         quantized=quantized,
         tags=tags,
+        predictor=predictor and predictor_reader(predictor),
     )
+
+
+def _require_known(decoder: Decoder, prefill_variables: VariableMeanings, source: str) -> None:
+    """Refuse layers whose variables the closed form of a prefill lacks; the generic family then takes the model."""
+    for layer in decoder.layers:
+        if not layer.attention.prefill_variables(1).keys() <= prefill_variables.keys():
+            raise BeyondFamilyError(
+                f"{source}: its language model has layers of the kind {layer.attention.kind!r}, which this family does "
+                "not know"
+            )

@@ -28,6 +28,13 @@ from stagemeter.models.settings import Settings
 _NORMS = 3
 
 
+#: What reports of the model say about such a module.
+MTP_NOTE = (
+    "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out; "
+    "`--speculate K --draft mtp` counts it"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Predictor:
     """Modules that predict further tokens; `decoder` is one of them, a decoder of a single layer."""

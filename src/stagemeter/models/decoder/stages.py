@@ -28,7 +28,6 @@ from stagemeter.models.family import (
     Variables,
 )
 from stagemeter.models.lora import Adapter
-from stagemeter.models.settings import BeyondFamilyError
 
 Architecture = TypeVar("Architecture")
 
@@ -390,13 +389,3 @@ def decoder_stages(
             bends=bends,
         ),
     )
-
-
-def require_known(decoder: Decoder, prefill_variables: VariableMeanings, source: str) -> None:
-    """Refuse layers whose variables the closed form of a prefill lacks; the generic family then takes the model."""
-    for layer in decoder.layers:
-        if not layer.attention.prefill_variables(1).keys() <= prefill_variables.keys():
-            raise BeyondFamilyError(
-                f"{source}: its language model has layers of the kind {layer.attention.kind!r}, which this family does "
-                "not know"
-            )

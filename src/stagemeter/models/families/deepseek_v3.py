@@ -9,7 +9,7 @@ from stagemeter.models.builders.text import dense_then_experts, text_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.decoder.latent import LatentAttention
-from stagemeter.models.decoder.predictor import Predictor
+from stagemeter.models.decoder.predictor import MTP_NOTE, Predictor
 from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
@@ -47,8 +47,7 @@ FAMILY = text_family(
             "attention to the chosen tokens alone, while transformers executes it for all and masks the others",
             applies=lambda decoder, workload: any(layer.attention.indexer for layer in decoder.layers),
         ),
-        "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out; "
-        "`--speculate K --draft mtp` counts it",
+        MTP_NOTE,
     ),
     predictor=_read_predictor,
 )

@@ -18,6 +18,7 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.passes import empty
+from stagemeter.models.decoder.predictor import Predictor
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import Family
 from stagemeter.models.page_views import PageRules, PageViews
@@ -56,6 +57,7 @@ def glm_v_family(
     encoder: Sequence[str],
     shipped: Sequence[str],
     notes: Sequence[str] = (),
+    predictor: Callable[[Settings], Predictor | None] | None = None,
 ) -> Family[GlmVArchitecture]:
     """Make a family whose encoder takes a page at its own resolution and merges patches by a convolution.
 
@@ -89,6 +91,7 @@ def glm_v_family(
             "together; videos are not counted",
             *notes,
         ),
+        predictor=predictor,
     )
 
 

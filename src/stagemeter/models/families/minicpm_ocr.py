@@ -19,7 +19,7 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.families.qwen3_next import FAMILY as TEXT
+from stagemeter.models.families.qwen3_next import DELTA_NET_NOTE
 from stagemeter.models.family import Variables
 from stagemeter.models.page_views import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
@@ -323,7 +323,7 @@ FAMILY = vision_language_family(
         "a page is one view as a whole and, if it is large, several slices; the tokens that the processor writes "
         "around them count as text; around further pages, the number of each counts as one token",
         "transformers executes the output head on every position of a prompt; the model needs it on the last",
-        *TEXT.notes,
+        DELTA_NET_NOTE,
         "videos are not counted",
     ),
     prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,

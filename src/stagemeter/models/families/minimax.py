@@ -25,5 +25,8 @@ FAMILY = text_family(
     model_types=("minimax_m2",),
     read=_read,
     shipped=("minimax-m2",),
-    notes=("layers for predicting several tokens at once, which a checkpoint may hold beside the model, are left out",),
+    notes=(
+        "layers for predicting several tokens at once, which the configuration names, are left out; the published "
+        "checkpoint holds none of their weights",
+    ),
 )

@@ -6,8 +6,10 @@ Source: transformers, ``modeling_qwen3_5.py``, ``modeling_qwen3_5_moe.py``.
 from __future__ import annotations
 
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
+from stagemeter.models.decoder.predictor import MTP_NOTE
+from stagemeter.models.families import text_settings
 from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
-from stagemeter.models.families.qwen3_next import FAMILY as TEXT
+from stagemeter.models.families.qwen3_next import DELTA_NET_NOTE, read_predictor
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
 from stagemeter.models.settings import Settings
 
@@ -26,8 +28,9 @@ FAMILY = qwen_vl_family(
     model_types=tuple(_DECODERS),
     read=_read,
     shipped=("qwen3.5-27b",),
-    notes=(*PAGE_NOTES, *TEXT.notes),
+    notes=(*PAGE_NOTES, DELTA_NET_NOTE, MTP_NOTE),
     positions=True,
     prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,
     videos=TOGETHER,
+    predictor=lambda settings: read_predictor(text_settings(settings)),
 )
