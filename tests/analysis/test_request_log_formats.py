@@ -91,6 +91,23 @@ def test_output_of_batches(tmp_path):
     assert read(saved(tmp_path / "list", BATCH)) == ("list in JSON", [(1, 22, 0, 2)], FAILED, [], [])
 
 
+def test_column_named_as_what_readers_note_is_one_of_others(tmp_path):
+    log = saved(tmp_path / "log", '{"prompt_tokens": 9, "output_tokens": 2, "failed": false}')
+    assert read(log)[1:3] == ([(1, 9, 0, 2)], [])
+
+
+def test_columns_that_begin_late_or_end_early_are_those_of_their_lines(tmp_path):
+    """Values are gathered from 2,000 records at a time; flat names and objects can alternate."""
+    lines = [{"prompt_tokens": 9, "output_tokens": 2}] * 2500 + [
+        {"usage": {"prompt_tokens": 8, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 3}}},
+        {"usage.prompt_tokens": 7, "usage": {"prompt_tokens": 7, "completion_tokens": 1}},
+    ] * 1000
+    rows = read(saved(tmp_path / "log", "\n".join(map(json.dumps, lines))))[1]
+    assert rows[2499:2502] == [(2500, 9, 0, 2), (2501, 8, 3, 1), (2502, 7, 0, 1)]
+    assert len(rows) == 4500
+    assert sum(row[1] for row in rows) == 2500 * 9 + 1000 * 15
+
+
 def test_status_of_an_answer_without_an_envelope(tmp_path):
     lines = [{"prompt_tokens": 9, "output_tokens": 2, "status_code": status} for status in (200, 503)]
     log = saved(tmp_path / "log", "\n".join(map(json.dumps, lines)))
@@ -118,7 +135,8 @@ def test_failed_requests_are_named_without_skip_bad(tmp_path):
             r"is no JSON, or cut off \(parse error: premature EOF\)",
         ),
         (b"[" * 100_000, "is nested more than 64 levels deep"),
-        (b"[]", "lacks a column prompt_tokens"),
+        (b"[]", "holds no request. Give another log"),
+        (b"[{}]", "lacks a column prompt_tokens"),
         (b"benchmarks:\n- a: 1\n", "is a report in YAML. Give that in JSON"),
     ],
 )
@@ -149,7 +167,7 @@ def test_report_of_guidellm(tmp_path):
         "the report keeps 6 of 60 successful requests, and the others are not counted"
     ]
     report["benchmarks"][0]["requests"]["successful"][1]["input_metrics"]["image_count"] = 2
-    assert read(saved(tmp_path / "pictures", report))[4][-1].startswith("1 requests have pictures whose sizes")
+    assert read(saved(tmp_path / "pictures", report))[4][0].startswith("1 requests have pictures whose sizes")
     report["benchmarks"][0]["requests"]["successful"][2]["output_tokens"] = -1
     with pytest.raises(StagemeterError, match="request 3: output_tokens is -1, not"):
         read(saved(tmp_path / "sampled", report))

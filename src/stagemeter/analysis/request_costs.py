@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.request_batch import Again, Batch
-from stagemeter.analysis.request_logs.check import BadLines, Names, Requests, Sizes
+from stagemeter.analysis.request_logs.check import BadLines, Names, Requests, Sizes, rows_without
 from stagemeter.analysis.request_pages import NEEDED, LoggedPages
 from stagemeter.analysis.requests import require_parts
 from stagemeter.core.cost import ZERO, Cost, item_sizes, total
@@ -100,7 +100,8 @@ class RequestCosts:
         batch = Batch(self.pages, requests, again, patterns)
         faults = {**batch.faults(), **contradictions}
         self._refuse(requests, faults)
-        batch = batch.where(np.setdiff1d(np.arange(len(requests.line)), list(faults)))
+        if faults:
+            batch = batch.where(rows_without(faults, len(requests.line)))
         if not len(batch.requests.line):
             return
         vision = self._add_encoders(batch)
@@ -276,10 +277,7 @@ class RequestCosts:
 
         count = self._tokens["requests"]
         if not count:
-            left_out = {"bad": self.bad.skipped.count, "failed": self.bad.failed.count}
-            told = " and ".join(f"{number:,} {how}" for how, number in left_out.items() if number)
-            skipped = f": {told}" if told else ""
-            raise StagemeterError(f"{self.bad.path}: holds no request{skipped}. Give another log")
+            raise StagemeterError(f"{self.bad.path}: holds no request{self.bad.left_out()}. Give another log")
         _, cache_item = item_sizes(self.config.dtype, self.config.kv_cache_dtype)
         stages = {name: sums.quantities(cache_item) for name, sums in self._sums().items()}
         sums = Counter[str]()

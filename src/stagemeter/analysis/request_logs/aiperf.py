@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.request_logs.check import BadLines
-from stagemeter.analysis.request_logs.columns import FAILED
-from stagemeter.analysis.request_logs.json_lines import numbered_objects, with_failure
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records, unsized_pictures
-from stagemeter.core.errors import StagemeterError
+from stagemeter.analysis.request_logs.columns import FAILED, failure_of
+from stagemeter.analysis.request_logs.json_lines import numbered_objects
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records, unsized_pictures
 
 #: Metrics of each column: what the server says, before what the client's tokenizer counts.
 _METRICS = {
@@ -31,12 +30,9 @@ def sniff(sample: Sample) -> bool:
 
 def read(path: Path, bad: BadLines) -> RequestLog:
     """Return the log of a file of records. Those of the warm-up are left out."""
-    head = first_records(_requests(path, BadLines(path, skip=True), []))
-    if not head:
-        raise StagemeterError(f"{path}: holds no record of a request. Give AIPerf's profile_export.jsonl")
     notes: list[str] = []
-    log = log_of_records("AIPerf", path, _requests(path, bad, notes), head, bad)
-    return RequestLog(log.format, log.columns, log.unread, log.batches, notes)
+    remedy = "Give AIPerf's profile_export.jsonl"
+    return log_of_records("AIPerf", path, _requests(path, bad, notes), bad, notes=notes, remedy=remedy)
 
 
 def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -55,7 +51,7 @@ def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int
             if values:
                 request[column] = next(iter(values.values()))
             of_client += bool(values) and len(names) > 1 and next(iter(values)) == names[-1]
-        failure = with_failure(record).get(FAILED)
+        failure = failure_of(record)
         if failure is None and metadata.get("was_cancelled"):
             failure = "was cancelled"
         if failure is not None:

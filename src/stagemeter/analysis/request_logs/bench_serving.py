@@ -32,10 +32,9 @@ def read(path: Path, bad: BadLines) -> RequestLog:
     """Return the log of a result, or of several that were appended. Requests are numbered from 1."""
     bad.place = "request"
     results = _results(path)
-    records = [(number, record) for number, record in enumerate(_requests(path, results), 1)]
-    log = log_of_records("bench_serving", path, iter(records), [record for _, record in records], bad)
-    log.notes.extend(_differing_sums(results, [record for _, record in records]))
-    return log
+    records = [*_requests(path, results)]
+    notes = [*_differing_sums(results, records)]
+    return log_of_records("bench_serving", path, enumerate(records, 1), bad, notes=notes)
 
 
 def _results(path: Path) -> list[Mapping[str, Any]]:

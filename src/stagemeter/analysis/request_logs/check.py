@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,12 @@ class BadLines:
             remedy = "Repair it" if self.skip is None else "Repair it, or give --skip-bad"
             raise StagemeterError(f"{self.path}: {self.place} {line:,}: {reason}. {remedy}")
         self.skipped.append(line, reason)
+
+    def left_out(self) -> str:
+        """Return how many lines are left out as an error shows it, nothing without any."""
+        counts = {"bad": self.skipped.count, "failed": self.failed.count}
+        told = " and ".join(f"{number:,} {how}" for how, number in counts.items() if number)
+        return f": {told}" if told else ""
 
     def fail(self, line: int, reason: str) -> None:
         """Count a request that failed."""
@@ -158,7 +164,16 @@ def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
     for row in sorted(wrong):
         bad.add(int(lines[row]), wrong[row])
     requests = Requests(lines, prompt, cached, output, pictures, sizes, names)
-    return requests.where(np.setdiff1d(np.arange(len(lines)), list(wrong))) if wrong else requests
+    return requests.where(rows_without(wrong, len(lines))) if wrong else requests
+
+
+def rows_without(wrong: Iterable[int], count: int) -> NDArray[Any]:
+    """Return which of some rows are left without those that are wrong."""
+    import numpy as np
+
+    left = np.ones(count, bool)
+    left[list(wrong)] = False
+    return left
 
 
 def _whole(values: pandas.Series, least: int, most: int, needed: bool) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 #: ``UsageInfo``), in its responses and files of batches, and SGLang's (``meta_info`` of ``/generate``).
 WITHIN = ("usage", "response.usage", "body.usage", "response.body.usage", "meta_info")
 #: The reason why a request failed, a column of readers. Such requests are counted and not costed.
-FAILED = "failed"
+FAILED = "(failed)"
+#: Fields that tell whether a request failed, see `failure_of`, and those within them.
+_OF_FAILURES = frozenset(("error", "response", "status_code"))
+_WITHIN_FAILURES = ("response.status_code", "response.body.error")
+#: A record and its line.
+Numbered = tuple[int, Mapping[str, Any]]
+#: Records whose values are gathered at once: they fit the processor's cache.
+_PIECE = 2_000
 NEEDED = ("prompt_tokens", "output_tokens")
 #: Columns of an engine that counts cached tokens beside those of the prompt.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -91,10 +100,33 @@ def require_columns(path: Path, names: Sequence[str], found: Set[str]) -> None:
         )
 
 
+def failure_of(record: Mapping[str, Any]) -> str | None:
+    """Return why a request failed: an ``error``, or a ``status_code`` other than 200, its own or of its ``response``.
+
+    Source: vllm/entrypoints/openai/run_batch.py, vLLM 0.32, ``BatchRequestOutput``.
+    """
+    response = record.get("response")
+    answer = response if isinstance(response, dict) else {}
+    status, body = answer.get("status_code", record.get("status_code")), answer.get("body")
+    error = record.get("error") or (body.get("error") if isinstance(body, dict) else None)
+    if error:
+        message = error.get("message") or error if isinstance(error, dict) else error
+        return message if isinstance(message, str) else shown(message)
+    return None if status in (None, 200) else f"status {shown(status)}"
+
+
+def has_failed(record: Mapping[str, Any]) -> bool:
+    """Return whether the request of a record failed."""
+    return FAILED in record or failure_of(record) is not None
+
+
 def names_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Return the names in some records, those of inner objects with dots, and the columns that they are."""
+    """Return the names in some records, those of inner objects with dots, and the columns that they are.
+
+    Names that only tell of failures are left out.
+    """
     names = dict.fromkeys(name for record in records for name in _names(record))
-    return {name: _COLUMNS.get(name) for name in names}
+    return {name: _COLUMNS.get(name) for name in names if name not in (FAILED, *_OF_FAILURES, *_WITHIN_FAILURES)}
 
 
 def _names(record: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
@@ -105,50 +137,57 @@ def _names(record: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
             yield f"{prefix}{name}"
 
 
-def table_of(lines: Sequence[int], records: Sequence[Mapping[str, Any]], bad: BadLines) -> pandas.DataFrame:
-    """Return the known columns of some records, less those in which two names of one column contradict each other.
+def table_of(records: Iterator[Numbered], most: int, bad: BadLines) -> pandas.DataFrame | None:
+    """Return the known columns of the next records, `most` of them at most; None where there is none.
 
-    Names that mean the same can alternate or agree, so each record tells its own columns.
+    Names that mean the same can alternate or agree, so each record tells its own columns. Records in which they
+    contradict each other are left out.
     """
     import numpy as np
     import pandas
 
-    columns: dict[str, list[Any]] = {name: [None] * len(lines) for name in NEEDED}
+    lines: list[int] = []
+    found: dict[tuple[str, ...], list[Any]] = {}
+    while len(lines) < most and (piece := list(islice(records, min(_PIECE, most - len(lines))))):
+        for path, values in _values([record for _, record in piece]):
+            found.setdefault(path, [None] * len(lines)).extend(values)
+        lines += [line for line, _ in piece]
+        for values in found.values():
+            values += [None] * (len(lines) - len(values))
+    if not lines:
+        return None
+    columns: dict[str, list[Any]] = {}
     wrong: dict[int, str] = {}
-    told: set[str] = set()
-    for name, values in _values(records):
-        column = _COLUMNS.get(name, name)
-        if column not in told:
-            columns[column] = values
-            told.add(column)
-            continue
-        before = columns[column]
-        for row, (one, other) in enumerate(zip(before, values, strict=True)):
-            if one is not None and other is not None and one != other:
-                wrong.setdefault(row, f"says {column} twice: {shown(one)} and {shown(other)}")
-        columns[column] = [other if one is None else one for one, other in zip(before, values, strict=True)]
+    # Sorted, so that two runs tell of the same value.
+    for path, values in sorted(found.items()):
+        column = _COLUMNS.get(".".join(path), path[0])
+        if (before := columns.get(column)) is not None:
+            for row, (one, other) in enumerate(zip(before, values, strict=True)):
+                if one is not None and other is not None and one != other:
+                    wrong.setdefault(row, f"says {column} twice: {shown(one)} and {shown(other)}")
+            values = [other if one is None else one for one, other in zip(before, values, strict=True)]
+        columns[column] = values
     for row in sorted(wrong):
         bad.add(lines[row], wrong[row])
-    table = pandas.DataFrame(
-        {name: pandas.Series(_array(values)) for name, values in columns.items()}, np.arange(len(lines))
-    )
-    table.index = pandas.Index(lines, dtype=np.int64)
+    for column in NEEDED:
+        columns.setdefault(column, [None] * len(lines))
+    table = pandas.DataFrame({name: _array(values) for name, values in columns.items()}, pandas.Index(lines, np.int64))
     return table.drop(index=[lines[row] for row in wrong]) if wrong else table
 
 
-def _values(records: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterable[tuple[str, list[Any]]]:
-    """Yield the known columns of some records and of their inner objects, with a value for each record."""
+def _values(records: Sequence[Mapping[str, Any]], within: tuple[str, ...] = ()) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield the paths of known columns in some records and in their inner objects, with a value for each record."""
     present = set().union(*records)
-    # In the order of the table, so that two runs tell of the same value.
-    for name in sorted(present):
-        full = f"{prefix}{name}"
-        if full not in _INNER and full not in _COLUMNS and full != FAILED:
-            continue
-        values = [record.get(name) for record in records]
+    if not within and not _OF_FAILURES.isdisjoint(present):
+        yield (FAILED,), [failure_of(record) for record in records]
+    for name in present:
+        path = (*within, name)
+        full = ".".join(path)
         if full in _INNER:
-            yield from _values([value if isinstance(value, dict) else {} for value in values], f"{full}.")
-        else:
-            yield full, values
+            inner = [value if isinstance(value := record.get(name), dict) else {} for record in records]
+            yield from _values(inner, path)
+        elif full in _COLUMNS or full == FAILED:
+            yield path, [record.get(name) for record in records]
 
 
 def _array(values: list[Any]) -> Any:
@@ -156,10 +195,13 @@ def _array(values: list[Any]) -> Any:
     import numpy as np
 
     kinds = set(map(type, values))
-    if kinds == {int} and -_EXACT < min(values) <= max(values) < _EXACT:
-        return np.array(values, np.int64)
-    if kinds == {int, type(None)} and all(value is None or -_EXACT < value < _EXACT for value in values):
-        return np.array(values, np.float64)
+    with suppress(OverflowError):
+        if kinds == {int}:
+            return np.array(values, np.int64)
+        if kinds == {int, type(None)}:
+            numbers = np.array(values, np.float64)
+            if np.nanmax(np.abs(numbers)) < _EXACT:
+                return numbers
     # ijson reads numbers with a point as decimals.
     made = [float(value) if isinstance(value, Decimal) else value for value in values]
     found = np.empty(len(values), object)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.request_logs.check import BadLines
-from stagemeter.analysis.request_logs.columns import is_known, known_columns
-from stagemeter.analysis.request_logs.reading import BATCH, RequestLog, Sample, checked_tables
+from stagemeter.analysis.request_logs.columns import is_known
+from stagemeter.analysis.request_logs.reading import BATCH, RequestLog, Sample, log_of_table
 from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ def sniff(sample: Sample) -> bool:
 
 def read(path: Path, bad: BadLines) -> RequestLog:
     """Return the log of a table."""
-    names, tables = _read(path)
-    columns = known_columns(path, names)
-    unread = tuple(name for name in names if name not in columns)
-    batches = checked_tables((table.rename(columns=columns) for table in tables), bad)
-    return RequestLog("CSV", tuple(columns.values()), unread, batches)
+    return log_of_table("CSV", path, *_read(path), bad)
 
 
 def _read(path: Path) -> tuple[list[str], Iterator[pandas.DataFrame]]:

@@ -6,14 +6,13 @@ Source: guidellm/benchmark/schemas/report.py and guidellm/schemas/base/request_s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.columns import FAILED
 from stagemeter.analysis.request_logs.json_list import values_of
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records, unsized_pictures
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records, unsized_pictures
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 
@@ -32,11 +31,9 @@ def read(path: Path, bad: BadLines) -> RequestLog:
         if stream.read(11) == b"benchmarks:":
             raise StagemeterError(f"{path}: is a report in YAML. Give that in JSON, which GuideLLM writes as well")
     bad.place = "request"
-    head = first_records(_requests(path, []))
-    if not head:
-        raise StagemeterError(f"{path}: holds no request. Run the benchmark again, and keep its requests")
     notes: list[str] = []
-    log = replace(log_of_records("GuideLLM", path, _requests(path, notes), head, bad), notes=notes)
+    remedy = "Run the benchmark again, and keep its requests"
+    log = log_of_records("GuideLLM", path, _requests(path, notes), bad, notes=notes, remedy=remedy)
     whole = sum(
         value for value in values_of(path, "benchmarks.item.metrics.request_totals.successful") if type(value) is int
     )

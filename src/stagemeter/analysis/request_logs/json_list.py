@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.request_logs.check import BadLines
-from stagemeter.analysis.request_logs.json_lines import with_failure
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records
+from stagemeter.analysis.request_logs.columns import Numbered
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_stream import stream_values
@@ -23,15 +23,14 @@ def read(path: Path, bad: BadLines) -> RequestLog:
     """Return the log of a list, whose requests are numbered from 1."""
     bad.place = "request"
 
-    def answers(bad: BadLines) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def objects() -> Iterator[Numbered]:
         for number, record in enumerate(values_of(path, "item"), 1):
             if isinstance(record, dict):
-                yield number, with_failure(record)
+                yield number, record
             else:
                 bad.add(number, f"is {shown(record)}, not an object")
 
-    head = first_records(answers(BadLines(path, skip=True)))
-    return log_of_records("list in JSON", path, answers(bad), head, bad)
+    return log_of_records("list in JSON", path, objects(), bad)
 
 
 def values_of(path: Path, prefix: str, several: bool = False) -> Iterator[Any]:

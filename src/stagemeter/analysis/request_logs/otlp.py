@@ -15,7 +15,7 @@ from typing import Any
 
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.json_list import values_of
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, first_records, log_of_records
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records
 from stagemeter.core.errors import StagemeterError
 
 #: The key that a document begins with.
@@ -38,11 +38,9 @@ def sniff(sample: Sample) -> bool:
 def read(path: Path, bad: BadLines) -> RequestLog:
     """Return the log of an export. Spans of requests are numbered from 1."""
     bad.place = "span"
-    head = first_records((number, record) for number, _, record in requests_of_spans(path))
-    if not head:
-        raise StagemeterError(f"{path}: has no span with numbers of tokens. Export those of the serving engine")
     records = ((number, record) for number, _, record in requests_of_spans(path))
-    return log_of_records("OpenTelemetry", path, records, head, bad)
+    remedy = "Export spans with numbers of tokens, those of the serving engine"
+    return log_of_records("OpenTelemetry", path, records, bad, remedy=remedy)
 
 
 def requests_of_spans(path: Path) -> Iterator[tuple[int, Mapping[str, Any], dict[str, Any]]]:

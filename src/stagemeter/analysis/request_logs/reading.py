@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stagemeter.analysis.request_logs.check import BadLines, Requests, checked
-from stagemeter.analysis.request_logs.columns import FAILED, names_of, require_columns, table_of
+from stagemeter.analysis.request_logs.columns import (
+    FAILED,
+    Numbered,
+    has_failed,
+    known_columns,
+    names_of,
+    require_columns,
+    table_of,
+)
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import require_file
 from stagemeter.core.json_stream import first_keys
 
@@ -21,8 +30,6 @@ if TYPE_CHECKING:
 BATCH = 200_000
 #: Records by which the columns of a log are told.
 _HEAD = 1000
-#: Names that tell whether a request failed.
-_OF_FAILURES = (FAILED, "error", "response", "response.status_code", "response.body.error")
 #: Bytes by which a format is known.
 _SAMPLE = 2**20
 
@@ -31,7 +38,6 @@ _SAMPLE = 2**20
 class Sample:
     """The beginning of a file, by which readers know its format."""
 
-    path: Path
     head: bytes
 
     @classmethod
@@ -39,7 +45,7 @@ class Sample:
         """Read the beginning of a file."""
         require_file(path, "log of requests")
         with path.open("rb") as stream:
-            return cls(path, stream.read(_SAMPLE))
+            return cls(stream.read(_SAMPLE))
 
     @property
     def start(self) -> bytes:
@@ -80,7 +86,7 @@ class RequestLog:
         return any(column.startswith("image_") and column != "image_ids" for column in self.columns)
 
 
-def checked_tables(tables: Iterable[pandas.DataFrame], bad: BadLines) -> Iterator[Requests]:
+def _checked(tables: Iterable[pandas.DataFrame], bad: BadLines) -> Iterator[Requests]:
     """Yield the good requests of some tables, whose index are lines."""
     for table in tables:
         requests = checked(_served(table, bad), bad)
@@ -99,25 +105,41 @@ def _served(table: pandas.DataFrame, bad: BadLines) -> pandas.DataFrame:
     return table[~failed] if failed.any() else table
 
 
+def log_of_table(
+    form: str, path: Path, names: Sequence[str], tables: Iterable[pandas.DataFrame], bad: BadLines
+) -> RequestLog:
+    """Return the log of a table of some columns, in parts whose index are lines."""
+    columns = known_columns(path, names)
+    unread = tuple(name for name in names if name not in columns)
+    batches = _checked((table.rename(columns=columns) for table in tables), bad)
+    return RequestLog(form, tuple(columns.values()), unread, batches)
+
+
 def log_of_records(
     form: str,
     path: Path,
-    records: Iterator[tuple[int, Mapping[str, Any]]],
-    head: Sequence[Mapping[str, Any]],
+    records: Iterator[Numbered],
     bad: BadLines,
+    *,
+    notes: list[str] | None = None,
+    remedy: str = "Give another log",
 ) -> RequestLog:
-    """Return the log of numbered records; `head` are some of them, which tell the columns."""
-    names = names_of(head)
-    columns = {name: column for name, column in names.items() if column is not None}
-    if not head or any(FAILED not in record for record in head):
-        require_columns(path, list(names), set(columns.values()))
-    unread = tuple(name for name, column in names.items() if column is None and name not in _OF_FAILURES)
+    """Return the log of numbered records, the first of which tell the columns; `remedy` helps where there are none."""
+    head = list(islice(records, _HEAD))
+    if not head:
+        raise StagemeterError(f"{path}: holds no request{bad.left_out()}. {remedy}")
+    names = names_of(record for _, record in head)
+    columns = tuple(dict.fromkeys(column for column in names.values() if column is not None))
+    if any(not has_failed(record) for _, record in head):
+        require_columns(path, list(names), set(columns))
+    unread = tuple(name for name, column in names.items() if column is None)
+    left = chain(head, records)
 
     def tables() -> Iterator[pandas.DataFrame]:
-        while batch := list(islice(records, BATCH)):
-            yield table_of([line for line, _ in batch], [record for _, record in batch], bad)
+        while (table := table_of(left, BATCH, bad)) is not None:
+            yield table
 
-    return RequestLog(form, tuple(dict.fromkeys(columns.values())), unread, checked_tables(tables(), bad))
+    return RequestLog(form, columns, unread, _checked(tables(), bad), [] if notes is None else notes)
 
 
 def unsized_pictures(requests: int) -> list[str]:
@@ -128,8 +150,3 @@ def unsized_pictures(requests: int) -> list[str]:
         f"{requests:,} requests have pictures whose sizes the log does not say: they count as text, or with the page "
         "that is given for all"
     ]
-
-
-def first_records(records: Iterator[tuple[int, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
-    """Return the records by which the columns are told."""
-    return [record for _, record in islice(records, _HEAD)]
