@@ -138,6 +138,11 @@ def mlproject() -> str:
         "output": "sweep.parquet",
         "child_runs": None,
     }
+    plan = {
+        "pages_per_day": 1_000_000,
+        "model": "deepseek-ocr",
+        **dict.fromkeys(("page_size", "new_tokens", "device", "batch_size", "price", "mfu", "from_run")),
+    }
     mfu = {
         "profile_run": REQUIRED,
         **dict.fromkeys(("static_run", "device", "peak_tflops", "peak_gbps", "devices")),
@@ -172,6 +177,7 @@ def mlproject() -> str:
             tail=" --log",
         ),
         entry_point("sweep", "sweep", sweep),
+        entry_point("plan", "plan", plan),
         entry_point("upload", "upload", {"folder": REQUIRED}, arguments={"folder": "A folder with reports, or one."}),
     ]
     return HEAD + "\n".join(points)

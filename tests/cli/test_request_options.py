@@ -45,26 +45,36 @@ def test_contradictions_are_refused(stagemeter, log, options, reason):
     assert reason in ended.err
 
 
-PLAN = ("plan", "--model", "llama-3.1-8b", "--requests", "log.csv", "--device", "H100-SXM", "--pages-per-day", "86400")
+PLAN = (
+    "plan",
+    "--model",
+    "llama-3.1-8b",
+    "--requests",
+    "log.csv",
+    "--device",
+    "H100-SXM",
+    "--requests-per-day",
+    "86400",
+)
 
 
 def test_plan_divides_the_sums_of_a_log(stagemeter, folder, log):
-    ended = stagemeter(*PLAN, "--skip-bad", "--mfu", "0.2", "--json")
+    ended = stagemeter(*PLAN, "--skip-bad", "--mfu", "0.2", "--no-track", "--json")
     found = json.loads(ended.out)
     costs = json.loads(stagemeter("analyze", *PLAN[1:5], "--skip-bad", "--no-track", "--json").out)
     assert (ended.code, found["unit"], found["basis"]) == (0, "request", "mfu")
     seconds = costs["total"]["flops"] / 2 / (0.2 * 989.4e12)
-    assert found["seconds_per_page"] == pytest.approx(seconds, rel=1e-3)
-    assert any("left out: 1 skipped" in line for line in found["assumptions"])
+    assert found["choices"][0]["at_mfu"]["seconds_each"] == pytest.approx(seconds, rel=1e-3)
+    assert found["request"].endswith("left out: 1 skipped")
 
 
 def test_plan_at_the_roofline_is_bounded_by_arithmetic_or_cache(stagemeter, log):
-    found = json.loads(stagemeter(*PLAN, "--skip-bad", "--json").out)
+    found = json.loads(stagemeter(*PLAN, "--skip-bad", "--no-track", "--json").out)
     costs = json.loads(stagemeter("analyze", *PLAN[1:5], "--skip-bad", "--no-track", "--json").out)["total"]
     moved = costs["kv_bytes_read"] + costs["kv_bytes_written"]
     seconds = max(costs["flops_causal"] / 989.4e12, moved / 3.35e12) / 2
-    assert found["seconds_per_page"] == pytest.approx(seconds, rel=1e-3)
-    assert any("weights cost no time" in line for line in found["assumptions"])
+    assert found["choices"][0]["at_roofline"]["seconds_each"] == pytest.approx(seconds, rel=1e-3)
+    assert any("weights cost no time" in line for line in found["notes"])
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_resolution_without_a_pdf_is_refused(tmp_path):
             build_grids(SweepSettings(dpi="100", **settings))
     for images in (tmp_path, None):
         with pytest.raises(StagemeterError, match="dpi: 100 means nothing without a PDF"):
-            plan_devices(AnalysisConfig(dpi=100), 1000, "A100-80GB", images=images)
+            plan_devices(AnalysisConfig(dpi=100), 1000, ["A100-80GB"], images=images)
 
 
 def test_a_table_names_files_where_it_has_no_sizes(tmp_path, make_pdf):
@@ -134,8 +134,8 @@ def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
     assert [note[:22] for note in swept.notes] == ["left out of the pages:", "1 file is a copy of an"]
     text = sweep_markdown(summarize(swept.output), "sweep.parquet", "charts.html", swept.notes)
     assert "3 further pages of pictures" in text
-    sizing = plan_devices(AnalysisConfig(mode="tiny"), 1000, "A100-80GB", images=mixed)
-    assert set(swept.notes) <= set(sizing.assumptions)
+    plan = plan_devices(AnalysisConfig(mode="tiny"), 1000, ["A100-80GB"], images=mixed)
+    assert set(swept.notes) <= set(plan.notes)
 
 
 def test_folders_that_are_none(tmp_path):

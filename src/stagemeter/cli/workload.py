@@ -70,11 +70,11 @@ def word_arguments(command: Command) -> Command:
     return click.argument("words", nargs=-1, type=WORD, metavar="[MODEL] [PAGE]...")(command)
 
 
-def workload_options(command_name: str) -> Callable[[Command], Command]:
-    """Give a command the options of a workload, which `read_config` takes."""
+def workload_options(command_name: str, *without: str) -> Callable[[Command], Command]:
+    """Give a command the options of a workload, which `read_config` takes, `without` those that it has of its own."""
 
     def add(command: Command) -> Command:
-        return _added((_CONFIG, _SCALE, *_setting_options(AnalysisSettings, command_name)), command)
+        return _added((_CONFIG, _SCALE, *_setting_options(AnalysisSettings, command_name, without)), command)
 
     return add
 
@@ -125,12 +125,18 @@ def _added(options: Sequence[Callable[[Command], Command]], command: Command) ->
     return command
 
 
-def _setting_options(owner: type, command_name: str = "") -> list[Callable[[Command], Command]]:
+def _setting_options(
+    owner: type, command_name: str = "", without: Sequence[str] = ()
+) -> list[Callable[[Command], Command]]:
     """Make the options of the settings that a command has; settings that share an option become one."""
     made: dict[str, Callable[[Command], Command]] = {}
     for row in table(owner).values():
         commands = row.setting.commands
-        if row.option is not None and row.option not in made and (not commands or command_name in commands):
+        if (
+            row.option is not None
+            and row.option not in (*made, *without)
+            and (not commands or command_name in commands)
+        ):
             made[row.option] = _option(row)
     return list(made.values())
 

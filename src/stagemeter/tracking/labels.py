@@ -19,6 +19,7 @@ LONGEST_TAG = 5000
 #: Kinds of runs beside those of documents.
 SWEEP = "sweep"
 POINT = "sweep_point"
+PLAN = "plan"
 KIND = "stagemeter.kind"
 MODEL = "stagemeter.model"
 #: The workload as JSON or, where a tag cannot hold it, the run's document that has it.

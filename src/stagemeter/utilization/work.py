@@ -14,7 +14,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.chunks import sums_over_chunks
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_both
 from stagemeter.models.families import family_named
-from stagemeter.models.family import EXPERTS_READ, Stage
+from stagemeter.models.family import EXPERTS_READ, Family, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,10 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
         for name in ("flops", "flops_causal", "flops_executed", "bytes_read", "bytes_written")
     }
     workload = Workload.from_dict(report["metadata"]["workload"])
-    spared = _spared_by_stage(report, workload)
     if report["closed_form"] is None:
         spared = _spared_without_closed_form(report, workload, quantities["bytes_read"])
+    else:
+        spared = _spared_by_stage(report["closed_form"], family_named(report["metadata"]["family"]), workload)
     work = {}
     for stage, found in report["stages"].items():
         if found["source"] != "none":
@@ -72,12 +73,16 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
             f"{report['metadata']['model']}: its static report has no closed form and is of another workload "
             f"({', '.join(differing_fields(counted, workload))} differ). Analyze the workload that was measured"
         )
-    closed_form, family = report["closed_form"], family_named(report["metadata"]["family"])
+    return work_of_model(report["closed_form"], family_named(report["metadata"]["family"]), workload)
+
+
+def work_of_model(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Work]:
+    """Return the work of each stage at a workload, by the ``closed_form`` of a report alone. Decode is all steps."""
     costs, runs = evaluate_both(closed_form, family, workload)
     for each in (costs, runs):
         each[DECODE] = each.pop(DECODE_TOTAL)
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
-    spared = _spared_by_stage(report, workload)
+    spared = _spared_by_stage(closed_form, family, workload)
     return {stage: Work.of_cost(cost, sizes, spared.get(stage, 0), runs[stage]) for stage, cost in costs.items()}
 
 
@@ -150,13 +155,12 @@ def _choice(stage: Stage[Any], architecture: Any, workload: Workload) -> Any:
 
 
 def _spared_by_stage(
-    report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float] | None = None
+    closed_form: Mapping[str, Any],
+    family: Family[Any],
+    workload: Workload,
+    experts_read: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """Return `spared_bytes` by stage with experts; only of the stages in `experts_read`, if given."""
-    closed_form = report["closed_form"]
-    if closed_form is None:
-        return {}
-    family = family_named(report["metadata"]["family"])
     architecture = family.architecture_from_sizes(closed_form["architecture"])
     size = ITEM_SIZES[workload.dtype]
     return {
@@ -196,7 +200,10 @@ def with_experts(
 
     `experts_read`: by stage, experts of a layer that a pass read, the mean over layers and passes.
     """
-    spared = _spared_by_stage(report, workload, experts_read)
+    if report["closed_form"] is None:
+        return dict(work)
+    family = family_named(report["metadata"]["family"])
+    spared = _spared_by_stage(report["closed_form"], family, workload, experts_read)
     settled = dict(work)
     for stage in spared.keys() & work.keys():
         moved = work[stage].moved_bytes - spared[stage]
