@@ -95,7 +95,7 @@ def plan_devices(
     mfu = mfu if run is None else run.mfu
     if mfu is None and not model.weights_known:
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
-    goal = Goal(unit, per_day, mfu, run and run.source, _by_device(prices or {}, peaks))
+    goal = Goal(unit, per_day, mfu, None if run is None else run.source, _by_device(prices or {}, peaks))
     corpus = _corpus(images, pages, model, config.dpi)
     found: dict[Workload, int] = {}
     if requests is None:
