@@ -27,6 +27,7 @@ def _functions(model, names):
     return [namespace[name] for name in names]
 
 
+@cache
 def method_of(model, kind, owner, name):
     """Return a method from the source of a processor whose module needs torchvision."""
     text = (files(f"transformers.models.{model}") / f"{kind}_{model}.py").read_text(encoding="utf-8")

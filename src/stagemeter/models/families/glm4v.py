@@ -83,7 +83,8 @@ def glm_v_family(
             ),
         ),
         pages=Pages(_page, values=True),
-        # ``<|begin_of_image|>`` and ``<|end_of_image|>``, which the chat template writes.
+        # ``<|begin_of_image|>`` and ``<|end_of_image|>``, which the chat template writes, and not the processor.
+        # Source: vLLM 0.32, ``glm4_1v.py``, line 1769; ``processing_glm4v.py``, ``replace_image_token``.
         tags=lambda sizes, views: 2,
         shipped=shipped,
         notes=(

@@ -170,7 +170,8 @@ FAMILY = moonvit_family(
     projector="model.mm_projector",
     shipped=("kimi-k2.5",),
     page_by_page=False,
-    # ``<|media_begin|>image<|media_content|>`` and ``<|media_end|>``. Source: ``processing_kimi_k25.py``.
+    # ``<|media_begin|>image<|media_content|>`` and ``<|media_end|>``, which the chat template writes, and not the
+    # processor. Source: vLLM 0.32, ``kimi_k25.py``, line 326; ``processing_kimi_k25.py``, ``replace_image_token``.
     tags=4,
     notes=(
         LATENT_NOTE,

@@ -60,7 +60,8 @@ FAMILY = moonvit_family(
     projector="model.projector",
     shipped=("paddleocr-vl",),
     page_by_page=True,
-    # ``<|IMAGE_START|>`` and ``<|IMAGE_END|>``, which the chat template writes.
+    # ``<|IMAGE_START|>`` and ``<|IMAGE_END|>``, which the chat template writes, and not the processor. Source: vLLM
+    # 0.32, ``paddleocr_vl.py``, line 945; ``processing_paddleocr_vl.py``, ``replace_image_token``.
     tags=2,
     notes=(
         Note(

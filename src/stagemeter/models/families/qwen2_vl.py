@@ -95,7 +95,8 @@ def qwen_vl_family(
         shipped=shipped,
         notes=notes,
         videos=True,
-        # ``<|vision_start|>`` and ``<|vision_end|>``, which the chat template writes.
+        # ``<|vision_start|>`` and ``<|vision_end|>``, which the chat template writes, and not the processor. Source:
+        # vLLM 0.32, ``qwen2_vl.py``, line 1396, ``qwen3_vl.py``, line 1980; ``replace_image_token`` of both processors.
         tags=lambda sizes, views: 2,
         **options,
     )
