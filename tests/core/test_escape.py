@@ -18,7 +18,7 @@ from stagemeter.comparing.compare import compare
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.escape import markdown_code, markdown_link, markdown_text, printable, spreadsheet_cell
 from stagemeter.core.terminal import plain_text, print_lines, print_table
-from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture, charts_page
+from stagemeter.export.charts import Chart, Series, bar_figure, chart_picture, charts_page, picture
 from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, print_comparison
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
@@ -200,8 +200,8 @@ def test_pages_are_harmless(name):
 def test_pictures_take_no_name_for_a_formula(name):
     points = Chart(name, "x", "y", "points", [Series(name, [1.0], [1.0], [name])], log=True)
     chart = Chart(name, "x", "y", "bars", [Series(name, [name], [1.0])])
-    for picture in (bar_chart({name: 3}, 3, "FLOPs", name), chart_picture(points), chart_picture(chart)):
-        assert picture.startswith(b"\x89PNG")
+    for drawn in (picture(bar_figure({name: 3}, 3, "FLOPs", name)), chart_picture(points), chart_picture(chart)):
+        assert drawn.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", HOSTILE)

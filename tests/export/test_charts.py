@@ -9,7 +9,7 @@ from PIL import Image
 from stagemeter import AnalysisConfig, describe_model, estimate_model
 from stagemeter.core.metrics import report_values
 from stagemeter.core.report import report_fault
-from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture
+from stagemeter.export.charts import Chart, Series, bar_figure, chart_picture, picture
 from stagemeter.export.report import flops_chart, report_files, write_report_files
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.utilization.memory import roofline_section
@@ -25,14 +25,16 @@ def test_chart_is_a_picture_with_something_on_it(reports, kind):
 
 @pytest.mark.parametrize("largest", [2**63 - 1, 2**63, 2**64, 10**30])
 def test_pictures_take_any_integer(largest):
-    assert bar_chart({"prefill": largest, "decode": 1}, largest + 1, "FLOPs", "a request").startswith(b"\x89PNG")
+    assert picture(bar_figure({"prefill": largest, "decode": 1}, largest + 1, "FLOPs", "a request")).startswith(
+        b"\x89PNG"
+    )
     for kind in ("lines", "points", "bars"):
         chart = Chart("title", "x", "y", kind, [Series("some", [1, 2], [1, largest])])
         assert chart_picture(chart).startswith(b"\x89PNG")
 
 
 def test_a_chart_of_nothing_is_a_picture():
-    assert bar_chart({}, 0, "FLOPs", "a request").startswith(b"\x89PNG")
+    assert picture(bar_figure({}, 0, "FLOPs", "a request")).startswith(b"\x89PNG")
 
 
 def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):

@@ -85,6 +85,13 @@ def test_other_pages_print_what_they_say(page, tmp_path):
         assert run(sys.executable, "-c", example.text) == output[1]
 
 
+def test_first_example_of_the_python_page_prints_what_it_says(tmp_path):
+    example = blocks("python", ROOT / "docs" / "api.md")[0]
+    output = re.match(r"\s*prints\s*```text\n([\s\S]*?)```", example.rest)
+    assert output is not None
+    assert runner(tmp_path)(sys.executable, "-c", example.text) == output[1]
+
+
 @pytest.fixture(scope="module")
 def after_commands(run):
     """Run all commands of the page; return them with what they should print and what they do."""

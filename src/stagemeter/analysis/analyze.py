@@ -83,13 +83,6 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Wo
     ------
     StagemeterError
         If the picture or the configuration cannot be used, or the model has no closed forms.
-
-    Examples
-    --------
-    >>> from stagemeter import AnalysisConfig, describe_model, estimate_model
-    >>> report = estimate_model(describe_model("llama-3.1-8b"), AnalysisConfig(seq_len=2048))
-    >>> report["stages"]["prefill"]["flops"]
-    30787376250880
     """
     require_closed_forms(model)
     workload = workload or plan_request(config, model)

@@ -14,8 +14,9 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import load_picture
 from stagemeter.analysis.requests import plan_request, refuse_adapter
 from stagemeter.analysis.tiers import ANALYTIC, ISOLATED, analytic_tier, isolated_tier, pass_counter
-from stagemeter.core.report import Report, StageAnalysisResult
+from stagemeter.core.report import StageAnalysisResult
 from stagemeter.core.workload import Workload
+from stagemeter.export.objects import StaticReport
 from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import require_no_window
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
@@ -142,17 +143,17 @@ class DeepseekOCRStaticAnalyzer:
         tiers = run_tiers(self._model, self._built, config, workload, self._progress)
         return stage_results(self._model, config, workload, tiers)
 
-    def generate_report(self, config: AnalysisConfig) -> Report:
+    def generate_report(self, config: AnalysisConfig) -> StaticReport:
         """Analyze everything and return the report, see ``report.schema.json`` and ``docs/static_analysis.md``."""
         refuse_adapter(config, "DeepseekOCRStaticAnalyzer")
-        return analyze_model(self._model, config, self._progress, self._built)
+        return StaticReport(analyze_model(self._model, config, self._progress, self._built))
 
     def _workload(self, config: AnalysisConfig) -> Workload:
         refuse_adapter(config, "DeepseekOCRStaticAnalyzer")
         return plan_request(config, self._model)
 
 
-def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, config: AnalysisConfig) -> Report:
+def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, config: AnalysisConfig) -> StaticReport:
     """Report on DeepSeek-OCR by closed forms alone, see `stagemeter.analysis.analyze.estimate_model`.
 
     Parameters
@@ -169,7 +170,7 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
     """
     refuse_adapter(config, "estimate_report")
     require_no_window(architecture, "the given architecture")
-    return estimate_model(_described(architecture, model_name), config)
+    return StaticReport(estimate_model(_described(architecture, model_name), config))
 
 
 def _described(architecture: DeepseekOCRArchitecture, name: str) -> ModelDescription:

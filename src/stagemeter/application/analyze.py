@@ -90,7 +90,7 @@ def analyze_page(
     def compared(report: Report) -> Comparison | None:
         return compare(report, model) if conventions else None
 
-    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype), speculation, load)
+    work = partial(_count, config, workload, estimate, strict, peak_of(device, config.dtype), speculation, load)
 
     if not track:
         with _status("counting") as tell:
@@ -188,7 +188,8 @@ def _count(
     return report, report_files(report)
 
 
-def _peak(device: str | None, dtype: str) -> Peak | None:
+def peak_of(device: str | None, dtype: str) -> Peak | None:
+    """Return the peak of a device by name, or of this machine if it is ``measured``; None without a device."""
     if device is None:
         return None
     if device == MEASURED:

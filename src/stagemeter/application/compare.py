@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from stagemeter.comparing.compare import Comparison, compare
-from stagemeter.comparing.files import read_subject
+from stagemeter.comparing.files import read_subject, subject_of
 from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.comparison import COMPARISON_FILES, comparison_files
+from stagemeter.export.objects import ComparisonReport
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,27 @@ class Compared:
     messages: list[str] = field(default_factory=list)
 
 
+#: The id, the beginning of one, or the name of a run, the path of a file, or a report.
+Given = str | Mapping[str, Any]
+
+
 def compare_runs(
-    runs: Sequence[str] = (),
+    runs: Sequence[Given] | Mapping[str, Given] = (),
     *,
     baseline: str | None = None,
     quantities: Sequence[str] = (),
     experiment: str | None = None,
     condition: str | None = None,
-) -> Comparison:
+) -> ComparisonReport:
     """Compare runs, reports and profiles.
 
     Parameters
     ----------
-    runs : sequence of str
-        Each the id of a run, the unique beginning of one, a name, or the path of a ``static_compute.json`` or a
-        ``profile.json``.
+    runs : sequence or mapping
+        Each the id of a run, the unique beginning of one, a name, the path of a ``static_compute.json`` or a
+        ``profile.json``, or a `StaticReport`. The keys of a mapping name them.
     baseline : str, optional
-        The run to compare the others with: one of them, or a further one. Default: the first.
+        The run to compare the others with: one of them, by its key in a mapping, or a further one. Default: the first.
     quantities : sequence of str
         Names in `stagemeter.core.metrics.COMPARED`, such as ``flops``, ``flops_causal`` or ``time_ms``.
         Default: ``flops``, or ``time_ms`` where all are profiles.
@@ -51,8 +57,8 @@ def compare_runs(
 
     Returns
     -------
-    dict
-        See `stagemeter.comparing.compare.compare`.
+    ComparisonReport
+        See `stagemeter.comparing.compare.Comparison`.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def compare_runs(
         If the store cannot be reached or refuses.
     """
     subjects, position = _subjects(runs, baseline, experiment, condition)
-    return compare(subjects, quantities, position)
+    return ComparisonReport(compare(subjects, quantities, position))
 
 
 def compare_and_log(
@@ -99,10 +105,12 @@ def compare_and_log(
 
 
 def _subjects(
-    names: Sequence[str], baseline: str | None, experiment: str | None, condition: str | None
+    runs: Sequence[Given] | Mapping[str, Given], baseline: str | None, experiment: str | None, condition: str | None
 ) -> tuple[list[Subject], int]:
     """Find the subjects, and the position of the baseline."""
-    exclusive(True, runs=", ".join(names) or None, experiment=experiment)
+    names = list(runs)
+    shown = ", ".join(name if isinstance(name, str) else "a report" for name in names)
+    exclusive(True, runs=shown or None, experiment=experiment)
     if experiment is None and condition is not None:
         raise StagemeterError(f"condition: {condition!r} filters the runs of an experiment. Give the experiment, too")
     if experiment is not None:
@@ -110,9 +118,9 @@ def _subjects(
 
         subjects = subjects_of_experiment(experiment, condition)
     else:
-        subjects = _found(names)
+        subjects = _found(runs)
         if baseline in names:
-            return subjects, list(names).index(str(baseline))
+            return subjects, names.index(str(baseline))
     if baseline is None:
         return subjects, 0
     (chosen,) = _found([baseline])
@@ -122,15 +130,21 @@ def _subjects(
     return [chosen, *subjects], 0
 
 
-def _found(names: Sequence[str]) -> list[Subject]:
-    """Return files and runs as subjects, in the order of their names."""
-    subjects: dict[str, Subject] = {name: read_subject(Path(name)) for name in names if _is_file(name)}
-    missing = [name for name in dict.fromkeys(names) if name not in subjects]
+def _found(runs: Sequence[Given] | Mapping[str, Given]) -> list[Subject]:
+    """Return reports, files and runs as subjects, in their order."""
+    named = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
+    texts = dict.fromkeys(run for _, run in named if isinstance(run, str))
+    subjects: dict[str, Subject] = {text: read_subject(Path(text)) for text in texts if _is_file(text)}
+    missing = [text for text in texts if text not in subjects]
     if missing:
         from stagemeter.tracking.compare import subjects_of_runs
 
         subjects |= zip(missing, subjects_of_runs(missing), strict=True)
-    found = [subjects[name] for name in names]
+    found = []
+    for number, (name, run) in enumerate(named, start=1):
+        here = f"report {number}"
+        subject = subjects[run] if isinstance(run, str) else subject_of(dict(run), here, here)
+        found.append(subject if name is None else replace(subject, name=name))
     sources = [subject.source for subject in found]
     twice = next((source for source in sources if sources.count(source) > 1), None)
     if twice is not None:

@@ -12,9 +12,9 @@ from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
+from stagemeter.export.objects import UtilizationReport
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.profiling.profile import Profile
-from stagemeter.utilization.pairing import Pairing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,7 +30,7 @@ def pair_runs(
     peak_gbps: float | None = None,
     devices: int | None = None,
     requests: Path | None = None,
-) -> Pairing:
+) -> UtilizationReport:
     """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
 
     If no static run has counted the work, it is counted now and logged as a run of its own.
@@ -52,7 +52,7 @@ def pair_runs(
 
     Returns
     -------
-    dict
+    UtilizationReport
         See `stagemeter.utilization.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
         ``changed``, whether anything was written.
 
@@ -69,7 +69,7 @@ def pair_runs(
     hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
     if requests is not None:
         keep_requests(profile_run, lambda run, page: _served(run, page, requests))
-    return pair_profile(profile_run, count_work, static_run, hardware)
+    return UtilizationReport(pair_profile(profile_run, count_work, static_run, hardware))
 
 
 def _served(run: Run, page: Profile, log: Path) -> ServedRequests:
@@ -96,7 +96,7 @@ def pair_experiment(
     figures: bool = False,
     on_run: Callable[[int, int], None] = lambda done, runs: None,
     devices: int | None = None,
-) -> tuple[list[Pairing], dict[str, str]]:
+) -> tuple[list[UtilizationReport], dict[str, str]]:
     """Pair all profiling runs of an experiment with their static runs.
 
     Parameters
@@ -112,7 +112,7 @@ def pair_experiment(
 
     Returns
     -------
-    pairings : list of dict
+    pairings : list of UtilizationReport
         Results as those of `pair_runs`.
     failures : dict
         Reasons of runs that could not be paired, by id.
@@ -128,7 +128,8 @@ def pair_experiment(
     from stagemeter.tracking.peaks import GivenHardware
 
     hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
-    return pair_profiles(experiment, count_work, hardware, figures, on_run)
+    pairings, failures = pair_profiles(experiment, count_work, hardware, figures, on_run)
+    return list(map(UtilizationReport, pairings)), failures
 
 
 def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:

@@ -7,17 +7,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.shown import Shown
+from stagemeter.core.terminal import Section
 from stagemeter.core.writing import require_writable
+from stagemeter.export.charts import chart_figure
+from stagemeter.export.sweep import sweep_charts, sweep_sections
 from stagemeter.models.lookup import describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.grid import Grid
 from stagemeter.sweeping.single import differences
+from stagemeter.sweeping.summary import SweepSummary, summarize
 from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 _MOST_ROWS = 10_000_000
 #: Most parts that are evaluated in this process: starting others takes longer.
@@ -25,7 +36,7 @@ _FEW_PARTS = 4
 
 
 @dataclass(frozen=True)
-class Swept:
+class Swept(Shown):
     """The result of a sweep: table, number of its rows, MLflow run, and lines for the user.
 
     `evaluated` rows were evaluated now and written in `seconds`; a resumed sweep has fewer than `rows`. `notes` name
@@ -39,6 +50,34 @@ class Swept:
     run_id: str | None = None
     messages: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def _summary(self) -> SweepSummary:
+        return summarize(self.output)
+
+    def _sections(self) -> list[Section]:
+        return [*sweep_sections(self._summary), Section(lines=self.notes)]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the table, a row for each workload. Integers of more than 64 bits are Python's."""
+        import pandas
+
+        table = pandas.read_parquet(self.output)
+        wide = {name: column.map(int) for name, column in table.items() if isinstance(column.iloc[0], Decimal)}
+        return table.assign(**{str(name): column.astype(object) for name, column in wide.items()})
+
+    def figure(self, name: str | None = None) -> Figure:
+        """Draw a chart of the sweep, such as ``cost_by_tokens``. Default: the first."""
+        charts = sweep_charts(self._summary)
+        chosen = next(iter(charts), None) if name is None else name
+        if chosen not in charts:
+            known = ", ".join(charts) or "no chart. Vary new_tokens, batch_size or pages"
+            raise StagemeterError(f"name: the sweep has no chart {chosen}. Known are {known}")
+        return chart_figure(charts[chosen])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return {**asdict(self), "output": str(self.output)}
 
 
 def sweep(

@@ -23,45 +23,50 @@ def read_subject(path: Path) -> Subject:
     document = _read(path)
     # The folder says more than the name that Stagemeter gave the file.
     name = path.absolute().parent.name if path.stem in ("static_compute", "profile") else path.stem
+    return subject_of(document, name, str(path))
+
+
+def subject_of(document: dict[str, Any], name: str, source: str) -> Subject:
+    """Make a subject of a report or a profile, or raise StagemeterError. `source` names its origin."""
     if "times_ms" in document and "time_ms" in document:
-        require_schema(path, document, PROFILE_SCHEMA_VERSION)
+        require_schema(source, document, PROFILE_SCHEMA_VERSION)
         try:
-            return _sound(path, subject_of_profile(document, name, str(path)))
+            return _sound(source, subject_of_profile(document, name, source))
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, StagemeterError):
                 raise
-            raise StagemeterError(f"{path}: is a damaged profile ({error!r}). {_WAY_OUT}") from None
-    subject = subject_of_report(_require_report(path, document), name, str(path))
+            raise StagemeterError(f"{source}: is a damaged profile ({error!r}). {_WAY_OUT}") from None
+    subject = subject_of_report(_require_report(source, document), name, source)
     version = document["schema_version"]
     if is_earlier(version):
         subject = replace(subject, notes=(f"{name}: {earlier_note(version)}",))
-    return _sound(path, subject)
+    return _sound(source, subject)
 
 
-def _sound(path: Path, subject: Subject) -> Subject:
+def _sound(source: str, subject: Subject) -> Subject:
     """Refuse numbers that cannot be compared, and settings that are no text."""
     for name, value in subject.values.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise StagemeterError(f"{path}: {shown(name)} is {shown(value)}, which cannot be. {_WAY_OUT}")
+            raise StagemeterError(f"{source}: {shown(name)} is {shown(value)}, which cannot be. {_WAY_OUT}")
     for name, text in {**subject.configuration, **subject.environment}.items():
         if not isinstance(text, str):
-            raise StagemeterError(f"{path}: {shown(name)} is {shown(text)}, which is no text. {_WAY_OUT}")
+            raise StagemeterError(f"{source}: {shown(name)} is {shown(text)}, which is no text. {_WAY_OUT}")
     return subject
 
 
 def read_report(path: Path) -> Report:
     """Read a report from a file, or raise StagemeterError."""
-    return _require_report(path, _read(path))
+    return _require_report(str(path), _read(path))
 
 
-def _require_report(path: Path, document: dict[str, Any]) -> Report:
+def _require_report(source: str, document: dict[str, Any]) -> Report:
     if "closed_form" not in document or "stages" not in document:
-        raise StagemeterError(f"{path}: is neither a report nor a profile. {_WAY_OUT}")
-    require_schema(path, document, SCHEMA_VERSION, EARLIER_SCHEMA)
+        raise StagemeterError(f"{source}: is neither a report nor a profile. {_WAY_OUT}")
+    require_schema(source, document, SCHEMA_VERSION, EARLIER_SCHEMA)
     report = upgraded_report(document)
     fault = report_fault(report)
     if fault is not None:
-        raise StagemeterError(f"{path}: is a damaged report ({fault}). Analyze again")
+        raise StagemeterError(f"{source}: is a damaged report ({fault}). Analyze again")
     return cast(Report, report)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stagemeter.core.escape import printable
 
@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDEST = 10_000
+
+
+class Section(NamedTuple):
+    """A table, whose first row is the header, with a title, and lines below it. Each of both may be empty."""
+
+    title: str = ""
+    rows: Sequence[Sequence[str]] = ()
+    lines: Sequence[str] = ()
+
+
+def print_sections(sections: Iterable[Section]) -> None:
+    """Print sections on stdout, a blank line between two of them."""
+    for number, section in enumerate(sections):
+        if number:
+            print()
+        if section.rows:
+            print_table(section.rows, section.title)
+        print_lines(section.lines)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stagemeter.core.escape import html_text, picture_text
 from stagemeter.core.units import percentage, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
 
@@ -43,21 +46,21 @@ class Chart:
     prefixes: bool = True
 
 
-def _new_figure(height: float) -> tuple[Any, Any]:
+def _new_figure(height: float) -> tuple[Figure, Any]:
     """Return an empty figure of matplotlib, and its axes."""
-    # pyplot would look for a window system, and keep global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from stagemeter.export.figure import NotebookFigure
 
-    figure = Figure(figsize=(8, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(8, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _png(figure: Any, axes: Any, title: str) -> bytes:
-    """Finish a figure, and return it as a PNG picture."""
+def _finish(axes: Any, title: str) -> None:
     axes.set_title(picture_text(title), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def picture(figure: Figure) -> bytes:
+    """Return a figure as a PNG picture."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()
@@ -65,6 +68,11 @@ def _png(figure: Any, axes: Any, title: str) -> bytes:
 
 def chart_picture(chart: Chart) -> bytes:
     """Draw a chart as a PNG picture."""
+    return picture(chart_figure(chart))
+
+
+def chart_figure(chart: Chart) -> Figure:
+    """Draw a chart with matplotlib."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure, axes = _new_figure(4.8)
@@ -101,7 +109,8 @@ def chart_picture(chart: Chart) -> bytes:
             if chart.kind != "bars" or axis is axes.yaxis:
                 axis.set_major_formatter(EngFormatter())
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
-    return _png(figure, axes, chart.title)
+    _finish(axes, chart.title)
+    return figure
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
@@ -161,8 +170,8 @@ def _interactive(chart: Chart) -> Any:
 _COLOUR = "#2f6f9f"
 
 
-def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> bytes:
-    """Draw FLOPs by the name of their bar, with their shares of a total, as a PNG picture. `what` is the axis title."""
+def bar_figure(flops: Mapping[str, int], total: int, what: str, title: str) -> Figure:
+    """Draw FLOPs by the name of their bar, with their shares of a total. `what` is the axis title."""
     from matplotlib.ticker import FuncFormatter
 
     figure, axes = _new_figure(3.6)
@@ -174,4 +183,5 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     axes.invert_yaxis()
     axes.set(xlim=(0, max(lengths, default=0) * 1.22 or 1), xlabel=what)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
-    return _png(figure, axes, title)
+    _finish(axes, title)
+    return figure

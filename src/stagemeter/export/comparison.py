@@ -12,9 +12,9 @@ from typing import Any
 from stagemeter.comparing.compare import SUMS
 from stagemeter.core.escape import Marked, html_text, markdown_link, markdown_text, printable, spreadsheet_cell
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
-from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.terminal import Section, print_sections
 from stagemeter.core.units import milliseconds, rate, with_unit
-from stagemeter.export.charts import COLOURS
+from stagemeter.export.charts import COLOURS, Chart, Series
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 
@@ -26,13 +26,17 @@ _NAMED = 4
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
     """Print a comparison on stdout: a table for each quantity, and the settings that differ."""
-    print_lines(legend(comparison))
-    for name, quantity in comparison["quantities"].items():
-        print_lines([""])
-        print_table(comparison_rows(comparison, name, quantity), title=title_of(comparison, name))
-    print_lines([""])
-    print_lines(_differences(comparison))
-    print_lines(f"note: {note}" for note in comparison["notes"])
+    print_sections(comparison_sections(comparison))
+
+
+def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
+    """Return the subjects, a table for each quantity, and the settings that differ."""
+    tables = [
+        Section(title_of(comparison, name), comparison_rows(comparison, name, quantity))
+        for name, quantity in comparison["quantities"].items()
+    ]
+    notes = [f"note: {note}" for note in comparison["notes"]]
+    return [Section(lines=legend(comparison)), *tables, Section(lines=[*_differences(comparison), *notes])]
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
@@ -58,15 +62,37 @@ def comparison_csv(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as CSV: a line for each quantity, stage and subject, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["quantity", "stage", "subject", "source", "value", "difference", "ratio"])
-    for name, quantity in comparison["quantities"].items():
-        for row in quantity["rows"]:
-            columns = zip(comparison["subjects"], row["values"], row["differences"], row["ratios"], strict=True)
-            for subject, *numbers in columns:
-                cells = ["" if number is None else repr(number) for number in numbers]
-                texts = map(spreadsheet_cell, (name, row["stage"], subject["name"], subject["source"]))
-                writer.writerow([*texts, *cells])
+    records = comparison_records(comparison)
+    writer.writerow(records[0])
+    for record in records:
+        writer.writerow([_csv_cell(value) for value in record.values()])
     return stream.getvalue()
+
+
+def _csv_cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    return spreadsheet_cell(value) if isinstance(value, str) else repr(value)
+
+
+def comparison_records(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each quantity, stage and subject."""
+    return [
+        {
+            "quantity": name,
+            "stage": row["stage"],
+            "subject": subject["name"],
+            "source": subject["source"],
+            "value": value,
+            "difference": difference,
+            "ratio": ratio,
+        }
+        for name, quantity in comparison["quantities"].items()
+        for row in quantity["rows"]
+        for subject, value, difference, ratio in zip(
+            comparison["subjects"], row["values"], row["differences"], row["ratios"], strict=True
+        )
+    ]
 
 
 def title_of(comparison: Mapping[str, Any], name: str) -> str:
@@ -293,6 +319,23 @@ def _bar_chart(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
     )
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
+
+
+def comparison_chart(comparison: Mapping[str, Any]) -> Chart:
+    """Return the first quantity as a chart: bars of each subject by stage."""
+    name, quantity = next(iter(comparison["quantities"].items()))
+    rows = parts(quantity)
+    stages = [row["stage"] for row in rows]
+    return Chart(
+        title=title_of(comparison, name),
+        x_title="stage",
+        y_title=name,
+        kind="bars",
+        series=[
+            Series(subject["name"], stages, [row["values"][number] or 0 for row in rows])
+            for number, subject in enumerate(comparison["subjects"])
+        ],
+    )
 
 
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from stagemeter.export.charts import bar_chart
+from typing import TYPE_CHECKING
+
+from stagemeter.export.charts import bar_figure, picture
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
 from stagemeter.modules.report import ModuleReport
 from stagemeter.modules.text import call_line, differences, stage_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def module_markdown(report: ModuleReport) -> str:
@@ -32,9 +37,14 @@ MODULE_JSON_FILE, MODULE_MARKDOWN_FILE, MODULE_CHART_FILE = "module_compute.json
 
 def module_files(report: ModuleReport) -> dict[str, str | bytes]:
     """Return the contents of a report's files by name: JSON, Markdown and a chart."""
-    flops = {stage.name: stage.flops for stage in report.rows()[:-1]} or {"total": report.total.flops}
     return {
         MODULE_JSON_FILE: json_text(report.to_dict()),
         MODULE_MARKDOWN_FILE: module_markdown(report),
-        MODULE_CHART_FILE: bar_chart(flops, report.total.flops, f"FLOPs, {report.mode}", report.model),
+        MODULE_CHART_FILE: picture(module_figure(report)),
     }
+
+
+def module_figure(report: ModuleReport) -> Figure:
+    """Draw the FLOPs of each stage."""
+    flops = {stage.name: stage.flops for stage in report.rows()[:-1]} or {"total": report.total.flops}
+    return bar_figure(flops, report.total.flops, f"FLOPs, {report.mode}", report.model)

@@ -8,7 +8,7 @@ from typing import Any
 from stagemeter.core.cost import differing_factor
 from stagemeter.core.escape import Marked, markdown_text
 from stagemeter.core.stage_names import stage_label
-from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.terminal import Section, print_lines, print_sections, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, digits_of, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.json_file import json_text
@@ -81,10 +81,15 @@ def _visible(row: Mapping[str, Any]) -> str:
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    print_table(_rows(pairing), title=_title(pairing))
+    print_sections(pairing_sections(pairing))
+
+
+def pairing_sections(pairing: Mapping[str, Any]) -> list[Section]:
+    """Return the table of stages, with what is missing and the assumptions."""
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
-    print_lines([*missing, *flags, *_execution(pairing), *_engine(pairing), *_facts(pairing)])
+    lines = [*missing, *flags, *_execution(pairing), *_engine(pairing), *_facts(pairing)]
+    return [Section(_title(pairing), _rows(pairing), lines)]
 
 
 def _title(pairing: Mapping[str, Any]) -> str:

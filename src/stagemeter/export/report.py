@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_code
 from stagemeter.core.report import request_total
 from stagemeter.core.scratch import locked_folder
-from stagemeter.core.stage_names import DECODE, REQUEST, TOTAL, stage_label
-from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.stage_names import DECODE, OTHER, REQUEST, TOTAL, stage_label
+from stagemeter.core.terminal import Section, print_sections
 from stagemeter.core.units import (
     describe_dtypes,
     describe_pages,
@@ -25,13 +25,16 @@ from stagemeter.core.units import (
     with_unit,
 )
 from stagemeter.core.writing import write_whole
-from stagemeter.export.charts import bar_chart
+from stagemeter.export.charts import bar_figure, picture
 from stagemeter.export.execution import ADAPTER, differing_factors, execution_lines
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
 from stagemeter.export.roofline import bounds_table, load_line, load_lines, load_table, roofline_lines
 from stagemeter.export.speculation import speculation_lines, speculation_table, speculation_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
@@ -81,6 +84,8 @@ _TOTALS = (
     ("KV cache at the end", "kv_cache_bytes", "B"),
 )
 _TIERS = ("isolated", "extracted", "analytic")
+#: Quantities of a stage over the whole request.
+_OF_STAGES = ("macs", "flops", "flops_causal", "flops_executed", "activations", "bytes_read", "bytes_written")
 #: Places in the rows of the table of stages.
 _EXECUTED, _ACTIVATIONS = 3, 5
 
@@ -128,6 +133,11 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 def flops_chart(report: Mapping[str, Any]) -> bytes:
     """Draw the FLOPs of each stage over the whole request as a PNG picture."""
+    return picture(flops_figure(report))
+
+
+def flops_figure(report: Mapping[str, Any]) -> Figure:
+    """Draw the FLOPs of each stage over the whole request."""
     stages, workload = report["stages"], report["metadata"]["workload"]
     flops = {
         stage_label(name, f"{DECODE} x {stages[DECODE]['steps']:,}"): value
@@ -135,7 +145,7 @@ def flops_chart(report: Mapping[str, Any]) -> bytes:
     }
     views = f"{describe_views(workload)}, " if workload["global_views"] else ""
     title = f"{report['metadata']['model']}, {workload['mode']}: {views}{workload['prompt_tokens']:,} prompt tokens"
-    return bar_chart(flops, report["total"]["flops"], "FLOPs of one request", title)
+    return bar_figure(flops, report["total"]["flops"], "FLOPs of one request", title)
 
 
 def summary_markdown(report: Mapping[str, Any]) -> str:
@@ -220,8 +230,7 @@ def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
 
 def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the numbers of each stage over the whole request, and whether its counts agree."""
-    quantities = ("macs", "flops", "flops_executed", "activations", "bytes_read", "bytes_written")
-    totals = {quantity: request_total(report, quantity) for quantity in quantities}
+    totals = {quantity: request_total(report, quantity) for quantity in _OF_STAGES}
     return {
         name: {
             "params": stage["params"],
@@ -231,6 +240,14 @@ def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         }
         for name, stage in report["stages"].items()
     }
+
+
+def report_records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each stage over the whole request, and one for parameters of no stage, if there are any."""
+    rows = [{"stage": name, **numbers} for name, numbers in stage_numbers(report).items()]
+    other = sum(report["other_params"].values())
+    nothing = {**dict.fromkeys(_OF_STAGES, 0), "passes": 0, "agreement": None}
+    return [*rows, {"stage": OTHER, "params": other, **nothing}] if other else rows
 
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
@@ -340,6 +357,11 @@ def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print stages with parameters, FLOPs, share and agreement on stdout."""
+    print_sections(report_sections(report))
+
+
+def report_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Return the table of stages, and those of the roofline and of speculative decoding where the report has them."""
     rows = [
         ["stage", "params", "FLOPs", "FLOPs executed", "share", "activations", "bytes moved", "counts agree"],
         *_stage_rows(report),
@@ -353,27 +375,23 @@ def print_report(report: Mapping[str, Any]) -> None:
         rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share, factor))
     # Activations are in the files: a terminal is narrow.
     hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
-    print_table(_without(rows, hidden), title=report["metadata"]["model"])
-    print_lines(execution_lines(report))
     # The first note states the conventions, which stand in the report.
-    print_lines([_page(report["metadata"]["workload"]), *(f"note: {note}" for note in report["notes"][1:])])
+    notes = [f"note: {note}" for note in report["notes"][1:]]
+    lines = [*execution_lines(report), _page(report["metadata"]["workload"]), *notes]
+    sections = [Section(report["metadata"]["model"], _without(rows, hidden), lines)]
     roofline = report["roofline"]
     if roofline is not None:
         peak = roofline["peak"]
-        print_lines([""])
         title = f"At best on {peak['name']} ({describe_peak(peak)}), by visible pairs"
-        print_table(bounds_table(roofline), title=title)
-        print_lines(roofline_lines(roofline))
+        sections.append(Section(title, bounds_table(roofline), roofline_lines(roofline)))
         load = report.get("load")
         if load is not None:
-            print_lines([""])
-            print_table(load_table(load), title=load_line(load, peak["name"]))
-            print_lines(load_lines(load))
+            sections.append(Section(load_line(load, peak["name"]), load_table(load), load_lines(load)))
     speculation = report.get("speculation")
     if speculation is not None:
-        print_lines([""])
-        print_table(speculation_table(report), title=speculation_title(speculation))
-        print_lines(speculation_lines(speculation, "note: "))
+        title = speculation_title(speculation)
+        sections.append(Section(title, speculation_table(report), speculation_lines(speculation, "note: ")))
+    return sections
 
 
 def _page(workload: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.escape import Marked, markdown_code
+from stagemeter.core.terminal import Section
 from stagemeter.core.units import with_unit
 from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
 from stagemeter.export.markdown import Document, unbroken
@@ -41,27 +42,36 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
     document.paragraph(Marked(drawn))
     if notes:
         document.items(notes)
+    ranges, *others = sweep_sections(summary)
+    document.table(unbroken(ranges.rows))
+    for section in others:
+        document.header(2, section.title)
+        document.table(unbroken(section.rows))
+    return str(document)
+
+
+def sweep_sections(summary: SweepSummary) -> list[Section]:
+    """Return the ranges of some columns, the cheapest way to see a page, and the rates of devices, where there are."""
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1
     for row in _rows(summary.ranges):
         name = f"{row.model} {row.column}" if several else str(row.column)
         ranges.append([name, *(with_unit(round(value)) for value in (row.min, row.mean, row.max))])
-    document.table(unbroken(ranges))
+    sections = [Section(f"{summary.rows:,} workloads", ranges)]
     front = summary.pages[summary.pages["pareto"] & (summary.pages["pixels_seen"] > 0)]
     if len(front):
-        document.header(2, "The cheapest way to see so much of a page")
         pages = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
         for row in _rows(front.head(_PAGES)):
             seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
             pages.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
-        document.table(unbroken(pages))
+        sections.append(Section("The cheapest way to see so much of a page", pages))
     if summary.devices is not None:
-        document.header(2, "Pages per hour at the roofline, at most")
         hours = [["Device", "Mode", "Pages per hour"]]
-        for device, mode, pages in summary.devices.itertuples(index=False):
-            hours.append([str(device), str(mode), f"{pages:,.0f}" if pages == pages else "does not fit"])
-        document.table(unbroken(hours))
-    return str(document)
+        for device, mode, pages_per_hour in summary.devices.itertuples(index=False):
+            fits = pages_per_hour == pages_per_hour
+            hours.append([str(device), str(mode), f"{pages_per_hour:,.0f}" if fits else "does not fit"])
+        sections.append(Section("Pages per hour at the roofline, at most", hours))
+    return sections
 
 
 def _rows(table: Any) -> Any:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from stagemeter.core.cost import ZERO, Cost
+from stagemeter.core.shown import Shown, exact_frame
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from stagemeter.core.terminal import Section
 
 #: Changes with every change of the document's keys or of their meaning.
 MODULE_SCHEMA_VERSION = "2.0"
@@ -197,8 +204,8 @@ class ModuleStage:
         return cast(ModuleStageDocument, values | copies)
 
 
-@dataclass(frozen=True)
-class ModuleReport:
+@dataclass(frozen=True, repr=False)
+class ModuleReport(Shown):
     """The costs of a pass of a module, stage by stage.
 
     Attributes
@@ -262,11 +269,27 @@ class ModuleReport:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
-        # Late, since rich takes a while to import.
-        from stagemeter.modules.text import module_text
+    def _sections(self) -> Sequence[Section]:
+        # Late, since its module needs this one.
+        from stagemeter.modules.text import module_sections
 
-        return module_text(self)
+        return module_sections(self)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a row for each stage and the rest: they sum to the total."""
+        documents = {stage.name: stage.to_dict() for stage in self.rows()[:-1] or [self.total]}
+        lists = ("modules", "operators", "unsupported")
+        return exact_frame(
+            [
+                {"stage": stage, **{name: value for name, value in document.items() if name not in lists}}
+                for stage, document in documents.items()
+            ]
+        )
+
+    def figure(self) -> Figure:
+        from stagemeter.export.module import module_figure
+
+        return module_figure(self)
 
 
 def upgraded(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stagemeter.core.cost import differing_factor
-from stagemeter.core.terminal import plain_text
+from stagemeter.core.terminal import Section
 from stagemeter.core.units import digits_of, percentage, with_unit
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ _OTHERS = {
 }
 
 
-def module_text(report: ModuleReport) -> str:
-    """Return the report as a table, with its notes below."""
+def module_sections(report: ModuleReport) -> list[Section]:
+    """Return the table of stages, with the report's notes below."""
     lines = [*differences(report), call_line(report), *(f"note: {note}" for note in report.notes)]
-    return "\n".join([plain_text(stage_table(report), title=f"{report.model}, {report.mode}"), *lines])
+    return [Section(f"{report.model}, {report.mode}", stage_table(report), lines)]
 
 
 def stage_table(report: ModuleReport) -> list[list[str]]:
