@@ -3,12 +3,16 @@
 import gzip
 import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from stagemeter.hardware.devices import known_devices
 
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
+#: Pages of a real server of vLLM.
+RECORDED = Path(__file__).parents[1] / "utilization" / "serving" / "recorded"
+PAGES = [RECORDED / f"dense_llama.{page}.txt" for page in ("before", "after")]
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +175,18 @@ def test_pages_that_are_none_are_one_message(refused, tmp_path, before, after, m
     for file, text in zip(files, (before, after), strict=True):
         file.write_text(text)
     assert message in refused("import-profile", *files, "--interval", 60)
+
+
+def test_a_page_of_another_model_than_the_default_one_is_refused(refused):
+    line = refused("import-profile", *PAGES, "--interval", 60)
+    assert "--model: missing, and " in line
+    assert "serves './llama'. Give a name of `stagemeter models`" in line
+
+
+def test_the_name_of_the_served_model_is_kept(stagemeter):
+    ended = stagemeter("import-profile", *PAGES, "--model", RECORDED / "llama.config.json", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["served_model"] == "./llama"
 
 
 def test_one_repeat_has_no_deciles(stagemeter, times):

@@ -246,7 +246,7 @@ def test_bad_input_opens_no_run(watch, pages, options, message):
 def test_the_default_model_is_refused_where_the_server_names_another(watch):
     ended = watch(PAGES, ends=False, model=())
     assert (ended.code, ended.run) == (2, None)
-    assert "serves './llama'. Give a name of `stagemeter models`" in ended.err
+    assert "serves './llama'. Give a name of `stagemeter models`, or the folder" in ended.err
     assert ended.err.startswith("error: --model: missing")
 
 

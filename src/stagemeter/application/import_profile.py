@@ -18,10 +18,12 @@ from stagemeter.analysis.requests import (
     refuse_parts,
     require_runnable,
 )
+from stagemeter.core.addresses import shown_address
 from stagemeter.core.errors import StagemeterError, TrackingError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.models.lookup import describe_model
+from stagemeter.models.served_name import require_served
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.lengths import ESTIMATED
@@ -86,7 +88,9 @@ def import_profile(
     stages = [stage.name for stage in model.family.stages]
     asked = plan_request(config, model)
     hardware = _hardware(source.device)
-    profile = _read(source, asked.decode_steps, aggregates(stages).get(VISION, []))
+    profile = _read(source, config, asked.decode_steps, aggregates(stages).get(VISION, []))
+    if "engine/requests" in profile.metrics:
+        profile = replace(profile, notes=(*profile.notes, *_require_served(source, config, profile.served_model)))
     hardware |= _devices(source.devices, profile)
     profile = replace(profile, hardware={**profile.hardware, **hardware})
     if source.requests is not None:
@@ -149,7 +153,12 @@ def with_log(profile: Profile, config: AnalysisConfig, log: Path) -> tuple[Profi
     return replace(profile, notes=(*notes, said, *costs.notes), served=served.to_dict()), config
 
 
-def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
+def _require_served(source: Source, config: AnalysisConfig, served: str) -> tuple[str, ...]:
+    """Refuse a page of another model, and return notes on its name."""
+    return require_served(config.model, served, shown_address(source.files[-1]), "model" in config.model_fields_set)
+
+
+def _read(source: Source, config: AnalysisConfig, steps: int, vision: Sequence[str]) -> Profile:
     """Choose the reader by the kind of source, and refuse options that it does not use."""
     exclusive(True, source=", ".join(source.files) or None, from_run=source.from_run)
     if source.from_run is not None:
@@ -161,7 +170,7 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
     if address or len(source.files) == 2:
         _refuse(source, "scrapes", "mapping_file", "pairs", *_OF_SUMMARIES)
         if address:
-            return _scrape(source)
+            return _scrape(source, config)
         return read_scrape_files(
             *(outside_path(file, "SOURCE") for file in source.files),
             seconds=source.interval,
@@ -190,13 +199,17 @@ def _refuse(source: Source, what: str, *attributes: str) -> None:
             raise StagemeterError(f"{name}: means nothing with {what}. Leave it out")
 
 
-def _scrape(source: Source) -> Profile:
+def _scrape(source: Source, config: AnalysisConfig) -> Profile:
     if len(source.files) > 1:
         raise StagemeterError("source: an address is scraped twice, and needs no second source. Leave it out")
     if source.interval is None:
         raise StagemeterError(f"interval: missing. Give the seconds between two scrapes of {source.files[0]}")
     return scrape(
-        source.files[0], source.interval, engine_model=source.engine_model, request_count=source.request_count
+        source.files[0],
+        source.interval,
+        engine_model=source.engine_model,
+        request_count=source.request_count,
+        require=lambda served: _require_served(source, config, served),
     )
 
 

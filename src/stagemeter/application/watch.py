@@ -21,6 +21,7 @@ from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.served_name import require_served
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.energy import Energy, PowerMeter, is_power_page
@@ -105,7 +106,7 @@ def watch(
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
     servers, power = _servers(asked)
-    _require_model(config, servers)
+    named = require_served(config.model, servers[0].model, servers[0].name, "model" in config.model_fields_set)
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
@@ -115,11 +116,15 @@ def watch(
     with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
         watched = Watched(run.run_id)
         on_note(run_messages(run)[0])
+        for note in named:
+            watched.notes.append(note)
+            on_note(note)
         loop = _Loop(asked, servers, power, meter, watched, on_interval, on_note)
         loop.run()
         watched.messages = run_messages(run)
         if meter.whole is not None and meter.whole.requests:
-            watched.pairing = _pair(config, model, _whole(config, meter, watched, asked, on_note), watched, asked)
+            whole = replace(_whole(config, meter, watched, asked, on_note), served_model=servers[0].model)
+            watched.pairing = _pair(config, model, whole, watched, asked)
         else:
             from stagemeter.tracking.watch import describe
 
@@ -151,16 +156,6 @@ def _servers(asked: Asked) -> tuple[list[Server], list[PowerMeter]]:
         found = ", ".join(f"{model or 'one without a name'} at {name}" for model, name in models.items())
         raise StagemeterError(f"urls: the servers serve several models: {found}. Watch each model by itself")
     return servers, power
-
-
-def _require_model(config: AnalysisConfig, servers: Sequence[Server]) -> None:
-    """Refuse the default model if the servers name another one."""
-    served = servers[0].model
-    if "model" not in config.model_fields_set and served and config.model not in served.lower():
-        raise StagemeterError(
-            f"model: missing, and {servers[0].name} serves {served!r}. Give a name of `stagemeter models`, or the "
-            "folder of its config.json"
-        )
 
 
 def _each(asked: Asked, servers: Sequence[Server]) -> int | None:

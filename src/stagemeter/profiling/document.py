@@ -14,7 +14,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.profiling.profile import Profile, spread
 
 #: Changes with the document's keys and their meaning.
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 class ProfileMetadata(TypedDict):
@@ -46,6 +46,7 @@ class ProfileDocument(TypedDict):
     metrics: dict[str, float]
     lengths: dict[str, Any] | None
     served: dict[str, Any] | None
+    served_model: str
     hardware: dict[str, str]
     notes: list[str]
 
@@ -103,6 +104,7 @@ def profile_document(
         "metrics": values["metrics"],
         "lengths": values["lengths"],
         "served": values["served"],
+        "served_model": values["served_model"],
         "hardware": values["hardware"],
         "notes": values["notes"],
     }

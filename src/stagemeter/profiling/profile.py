@@ -38,6 +38,8 @@ class Profile:
         Lengths of the requests that a serving engine's times are means over.
     served : mapping or None
         The work of these requests by their log, see `stagemeter.utilization.served.ServedRequests`.
+    served_model : str
+        The model's name at the serving engine, empty if it has none.
     """
 
     times_ms: Mapping[str, Sequence[float]]
@@ -50,6 +52,7 @@ class Profile:
     notes: Sequence[str] = ()
     lengths: RequestLengths | None = None
     served: Mapping[str, Any] | None = None
+    served_model: str = ""
 
     @property
     def medians(self) -> dict[str, float]:

@@ -22,6 +22,7 @@ from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.files import names_of
 from stagemeter.models.lookup import describe_model, require_closed_forms
+from stagemeter.models.served_name import spellings
 
 #: Attributes of a span and tags of a trace begin like this; a tag of this name alone is for people.
 NAME = "stagemeter"
@@ -125,7 +126,7 @@ class CallMeter:
         require_closed_forms(self.model)
         self.config, self.peak, self.devices, self.price = config, peak, devices, price
         names = (served_as,) if isinstance(served_as, str) else served_as or names_of(self.model.name)
-        self._known = {known for name in names for known in _names(name)}
+        self._known = {known for name in names for known in spellings(name)}
         self._costs = RequestCosts(self.model, config, BadLines(Path("calls"), skip=False))
 
     @property
@@ -135,7 +136,7 @@ class CallMeter:
 
     def serves(self, name: str | None) -> bool:
         """Tell whether a call asks this model. A call that names no model does."""
-        return name is None or not self._known.isdisjoint(_names(name))
+        return name is None or not self._known.isdisjoint(spellings(name))
 
     def cost(self, call: Call, seconds: float | None = None) -> CallCost:
         """Return the cost of a call that took some seconds, or raise `UncountedError`.
@@ -258,8 +259,3 @@ def outermost(
 
 def _with_total(stages: dict[str, int]) -> dict[str, int]:
     return {**stages, TOTAL: sum(stages.values())}
-
-
-def _names(name: str) -> set[str]:
-    whole = name.strip().rstrip("/").casefold()
-    return {whole, whole.rpartition("/")[2]}

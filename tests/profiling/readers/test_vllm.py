@@ -58,6 +58,14 @@ def test_means_of_the_requests_in_between(engines):
     assert any("lower bound" in note for note in profile.notes)
 
 
+def test_the_model_is_the_one_that_both_pages_name():
+    assert read_scrapes(BEFORE, AFTER).served_model == MODEL
+    with pytest.raises(
+        StagemeterError, match=r"of model 'other', and first scrape of 'deepseek-ai/DeepSeek-OCR'\. Give"
+    ):
+        read_scrapes(BEFORE, AFTER.replace(MODEL, "other"))
+
+
 def test_without_the_time_between_nothing_is_said_about_the_machine(tmp_path):
     files = [tmp_path / "before.txt", tmp_path / "after.txt"]
     for file, text in zip(files, (BEFORE, AFTER), strict=True):
@@ -236,6 +244,14 @@ def serve():
 
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_another_model_is_refused_before_the_wait(serve):
+    def refuse(served: str) -> None:
+        raise StagemeterError(f"model: {served}")
+
+    with pytest.raises(StagemeterError, match=MODEL):
+        scrape(serve((200, TEXT, BEFORE)), 3600, require=refuse)
 
 
 def test_address_is_scraped_twice(serve):

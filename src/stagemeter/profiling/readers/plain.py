@@ -172,6 +172,7 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
         notes=(*notes, *(note for note in times.notes if note not in notes)),
         lengths=lengths,
         served=content.get("served"),
+        served_model=str(content.get("served_model", "")),
     )
 
 

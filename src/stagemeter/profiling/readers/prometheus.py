@@ -205,6 +205,12 @@ def growth(before: Page, after: Page) -> Growth:
             f"{after.name}: the page is of {engine.name}, and {before.name} of {before.engine.name}. Give two pages of "
             "one server"
         )
+    # The first page of a server that has not worked may name no model.
+    if before.model and before.model != after.model:
+        raise StagemeterError(
+            f"{after.name}: the page is of model {after.model!r}, and {before.name} of {before.model!r}. Give two "
+            "pages of one model"
+        )
     changed = before.engines.keys() ^ after.engines.keys()
     if changed and not engine.appear_when_used:
         names = ", ".join(sorted(changed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from stagemeter.core.addresses import shown_address
 from stagemeter.core.errors import StagemeterError
@@ -17,15 +18,24 @@ _TIMEOUT, _WHOLE_TIMEOUT = 10.0, 30.0
 _ADVICE = "Give the /metrics of a serving engine"
 
 
-def scrape(url: str, interval: float, *, engine_model: str | None = None, request_count: int | None = None) -> Profile:
-    """Scrape the metrics at an address twice, some seconds apart, see `read_scrapes`."""
+def scrape(
+    url: str,
+    interval: float,
+    *,
+    engine_model: str | None = None,
+    request_count: int | None = None,
+    require: Callable[[str], object] = lambda served: None,
+) -> Profile:
+    """Scrape the metrics at an address twice, some seconds apart, see `read_scrapes`.
+
+    `require` refuses a model by its name at the server, before the wait.
+    """
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"--interval {interval!r}: it is no time. Give seconds above zero")
     shown = shown_address(url)
     started = time.monotonic()
     first = fetch(url)
-    # Check the model before the wait.
-    page_of(shown, first, engine_model, earlier=True)
+    require(page_of(shown, first, engine_model, earlier=True).model)
     time.sleep(interval)
     between = time.monotonic()
     second = fetch(url)

@@ -102,7 +102,8 @@ def read_scrapes(
             f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
         )
     profile = profile_of_growth(after.name, grown, seconds)
-    return replace(profile, notes=(*profile.notes, *_rounding(after.engine, before, after)))
+    notes = (*profile.notes, *_rounding(after.engine, before, after))
+    return replace(profile, notes=notes, served_model=after.model)
 
 
 def _rounding(engine: Engine, *pages: Page) -> list[str]:

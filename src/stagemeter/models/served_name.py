@@ -1,0 +1,52 @@
+"""The names under which servers serve a model. Needs no torch."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.files import names_of, shipped_models
+
+
+def spellings(name: str) -> set[str]:
+    """Return a name as it is compared: whole, and the last part of a path or of a Hub id."""
+    whole = name.strip().rstrip("/").casefold()
+    return {whole, whole.rpartition("/")[2]}
+
+
+@cache
+def shipped_as(name: str) -> str | None:
+    """Return the shipped model that a server's name means; None if it is none."""
+    shipped = {known: model for model in shipped_models() for one in names_of(model) for known in spellings(one)}
+    return next((shipped[known] for known in spellings(name) if known in shipped), None)
+
+
+def require_served(model: str, served: str, where: str, given: bool = True) -> tuple[str, ...]:
+    """Refuse a model if the server names another one, and return notes on names that do not tell.
+
+    A server can have any name for its model. So a model that was given is refused only if it is a shipped one, and the
+    name that of another. A folder or file is what its ``config.json`` says.
+
+    Parameters
+    ----------
+    model : str
+        The model that is counted, as for `stagemeter.models.lookup.describe_model`.
+    served : str
+        The server's name for its model, empty if it has none.
+    where : str
+        What has that name, in messages.
+    given : bool
+        Whether the model was asked for. Otherwise, it is the default one, and the name must be its own.
+    """
+    if not served:
+        return () if given else (f"{where} names no model: counts are of {model}, since --model was left out",)
+    mine, theirs = shipped_as(model), shipped_as(served)
+    if spellings(model) & spellings(served) or (mine == theirs if mine else given):
+        return ()
+    if not given or theirs:
+        what = f"model {model}:" if given else "model: missing, and"
+        remedy = (
+            f"Give --model {theirs}" if theirs else "Give a name of `stagemeter models`, or the folder of its files"
+        )
+        raise StagemeterError(f"{what} {where} serves {served!r}. {remedy}")
+    return (f"{where} serves {served!r}, and counts are of {model}",)
