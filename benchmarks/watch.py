@@ -19,6 +19,8 @@ from pathlib import Path
 
 #: Requests a second, and seconds of the two watches, whose intervals are of one second.
 RATE, SHORT, LONG = 12, 10, 70
+#: Passes through the model in a second.
+PASSES = 80
 #: Seconds of an interval unless ``--every`` says otherwise, and bytes of a page.
 USUAL, PAGE = 15, 41_000
 ENDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
@@ -61,6 +63,7 @@ def busy_page(done: int) -> str:
         "prefix_cache_hits": sum(caches),
     }
     lines += [f"vllm:{name}_total{{{LABELS}}} {float(value)}" for name, value in counters.items()]
+    lines += [f"vllm:iteration_tokens_total_count{{{LABELS}}} {float(done * PASSES // RATE)}"]
     lengths = {"prompt": prompts, "generation": news, "prefill_kv_computed": computed}
     for name, values in lengths.items():
         lines += histogram(f"vllm:request_{name}_tokens", values)

@@ -1,7 +1,7 @@
 """A server that replays pages of a real vLLM server: those recorded before and after its requests, and pages between.
 
 The pages between are made: the counters of the first requests of the scenario on top of the page before, and an even
-share of times and of the engine's estimates. `watched/` has the excerpts of vLLM 0.32.0 that the reader looks at.
+share of times, steps and of the engine's estimates. `watched/` has excerpts of vLLM 0.32.0 that the reader looks at.
 """
 
 import re
@@ -49,13 +49,16 @@ def page(scenario: str, done: int) -> str:
         grown = _grown(match["name"], match["labels"] or "", requests[:done])
         if grown is None:
             grown = (last[match["series"]] - first) * done / len(requests)
+            grown = round(grown) if match["name"].endswith("_count") else grown
         return f"{match['series']} {first + grown!r}"
 
     return _LINE.sub(value, before)
 
 
 def _grown(name: str, labels: str, requests: list[tuple[int, int, int]]) -> float | None:
-    """Return what a metric grew by with some requests; None for times and estimates."""
+    """Return what a metric grew by with some requests; None for times, steps and estimates."""
+    if name == "iteration_tokens_total_count":
+        return None
     if name.endswith("_count"):
         return len(requests)
     source = re.search(r'source="(\w+)"', labels)

@@ -78,6 +78,21 @@ def test_single_requests_are_exact():
         )
 
 
+def test_bytes_are_at_least_the_weights_of_each_pass():
+    meter = watching()
+    (one,) = [meter.add(served(0, DONE))["serving"]]
+    passes, rate = meter.whole.processed["passes"], PEAK.bytes_per_second * 10.0
+    assert passes == 69
+    # The server has weights of 2,228,224 elements in its layers, and 262,144 in the output head.
+    assert passes * 2 * (2228224 + 262144) < one["mbu_least"] * rate < one["engine_mbu"] * rate
+    # Each of two devices of an engine moves half of them, and the estimate is of each.
+    (shared,) = [watching(devices_per_engine=2).add(served(0, DONE))["serving"]]
+    assert shared["mbu_least"] == pytest.approx(one["mbu_least"] / 2)
+    assert shared["engine_mbu"] == pytest.approx(one["engine_mbu"])
+    unknown = replace(PEAK, bytes_per_second=None)
+    assert not {"mbu_least", "engine_mbu"} & watching(peak=unknown).add(served(0, DONE))["serving"].keys()
+
+
 def test_servers_of_different_spans_are_held_against_their_device_seconds():
     meter = watching(devices_per_engine=2)
     interval = meter.add(served(0, 1, 10.0) + served(0, 1, 30.0, server="two"))

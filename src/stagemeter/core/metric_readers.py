@@ -129,7 +129,7 @@ def paired(quantity: str) -> Reader:
     def read(pairing: Mapping[str, Any]) -> Values:
         engine = pairing.get("engine", {})
         values = {stage: row.get(quantity) for stage, row in pairing["stages"].items()}
-        return {**values, "engine": engine.get(quantity)} if quantity.startswith("mfu") else values
+        return {**values, "engine": engine.get(quantity)} if quantity.startswith(("mfu", "mbu_")) else values
 
     return read
 

@@ -207,6 +207,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_least")}),
     Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_most")}),
     Metric("mbu", "", "Memory bandwidth utilization.", {PAIRING: read.paired("mbu")}),
+    Metric(
+        "mbu_least",
+        "",
+        "Lower bound of the memory bandwidth utilization of a serving engine.",
+        {PAIRING: read.paired("mbu_least")},
+    ),
     Metric("tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: read.paired("tflops")}),
     Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: read.paired("gbps")}),
     Metric(

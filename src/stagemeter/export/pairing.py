@@ -209,6 +209,18 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
         f"{'the device' if count == 1 else f'each of {count} devices'} "
         f"{_percent(engine['mfu'])}{between}, causal {_percent(engine['mfu_causal'])}"
     ]
+    if "rejected_flops" in engine:
+        more = engine["rejected_flops"]
+        lines.append(
+            f"{engine['rejected_tokens']:,.0f} rejected drafted tokens took about {with_unit(more, 'FLOPs')} more, "
+            f"{100 * more / engine['flops']:.1f} %, which MFU does not credit"
+        )
+    if "mbu_least" in engine:
+        estimate = f"; by the engine's own estimate {_percent(engine['engine_mbu'])}" if "engine_mbu" in engine else ""
+        lines.append(
+            f"at least {with_unit(engine['bytes_least'], 'B')} moved in {engine['passes']:,.0f} passes, MBU of at "
+            f"least {_percent(engine['mbu_least'])}{estimate}"
+        )
     if "engine_flops" in engine:
         theirs = with_unit(round(engine["engine_flops"]), "FLOPs")
         causal = " by visible pairs" if engine.get("compared_with") == "flops_causal" else ""

@@ -17,23 +17,28 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "hits": ("prefix_hit_rate", lambda value: _percent(value)),
     "MFU": ("mfu", lambda value: _percent(value)),
     "causal": ("mfu_causal", lambda value: _percent(value)),
+    "MBU ≥": ("mbu_least", lambda value: _percent(value)),
     "engine's": ("engine_mfu", lambda value: _percent(value)),
 }
-_WIDTH = 12
+_NARROWEST = 9
 
 
 def interval_header() -> str:
     """Return the titles of `interval_line`."""
-    return "time".ljust(8) + "".join(f" {title:>{_WIDTH}}" for title in _COLUMNS)
+    return "time".ljust(8) + "".join(f" {title:>{_width(title)}}" for title in _COLUMNS)
 
 
 def interval_line(interval: Mapping[str, Any]) -> str:
     """Return an interval as a line of columns."""
     values = interval["serving"]
-    cells = (write(values[name]) if name in values else "–" for name, write in _COLUMNS.values())
+    cells = {title: write(values[name]) if name in values else "–" for title, (name, write) in _COLUMNS.items()}
     clock = time.strftime("%H:%M:%S", time.localtime(interval["ended"]))
     waits = f"  {interval['waits']}" if interval["waits"] else ""
-    return clock + "".join(f" {cell:>{_WIDTH}}" for cell in cells) + waits
+    return clock + "".join(f" {cell:>{_width(title)}}" for title, cell in cells.items()) + waits
+
+
+def _width(title: str) -> int:
+    return max(_NARROWEST, len(title))
 
 
 def _percent(share: float) -> str:

@@ -53,6 +53,7 @@ from stagemeter.utilization.mixed_lengths import requests_work
 from stagemeter.utilization.pairing import Pairing, pair, why_no_hfu
 from stagemeter.utilization.served import ServedRequests
 from stagemeter.utilization.serving import engine_section
+from stagemeter.utilization.traffic import least_bytes
 from stagemeter.utilization.work import counted_experts
 
 #: Tags of a paired run, and the tag of a static run with its profiles.
@@ -128,13 +129,15 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     workload, report = measured_workload(profile), statics.report(static)
     peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
     served = served_of_run(profile)
-    requests = served.work if served else requests_work(report, workload, lengths_of_run(profile))
+    lengths = lengths_of_run(profile)
+    requests = served.work if served else requests_work(report, workload, lengths)
     experts = counted_experts(profile.data.metrics)
     no_hfu = why_no_hfu(tags.get(SOURCE, ""))
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
     served_by = engine_with(tags.get(SOURCE, ""))
-    engine = engine_section(pairing, profile.data.metrics, used, requests, served_by, served)
+    moved = least_bytes(report, workload, lengths, profile.data.metrics.get("engine/passes"))
+    engine = engine_section(pairing, profile.data.metrics, used, requests, served_by, served, moved)
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:

@@ -48,7 +48,7 @@ class Estimated:
 
 @dataclass(frozen=True)
 class LanguageForms:
-    """Closed forms of prefill and decode of one request at any length, in ``flops`` or ``flops_causal``."""
+    """Closed forms of prefill and decode of one request at any length, in a quantity of `Cost`."""
 
     report: Mapping[str, Any]
     workload: Workload
@@ -114,7 +114,7 @@ def language_work(
     bounds, means = pair_sums(lengths), mean_pair_sums(lengths)
     return {
         PREFILL: _estimated(_prefill(forms, lengths, bounds), _prefill(forms, lengths, means, bounded=False)),
-        DECODE: _estimated(_decode(forms, lengths, bounds), _decode(forms, lengths, means)),
+        DECODE: _estimated(over_steps(forms, lengths, bounds), over_steps(forms, lengths, means)),
     }
 
 
@@ -318,7 +318,8 @@ def _attended(forms: LanguageForms, longest: int) -> int | None:
     return square if alike else None
 
 
-def _decode(forms: LanguageForms, lengths: RequestLengths, sums: PairSums) -> Interval:
+def over_steps(forms: LanguageForms, lengths: RequestLengths, sums: PairSums) -> Interval:
+    """Return the sum over the decode steps of all requests."""
     steps = lengths.new.total - lengths.requests
     if not steps:
         return known(0)

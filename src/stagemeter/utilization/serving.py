@@ -21,17 +21,20 @@ def engine_section(
     work: RequestsWork | None = None,
     served_by: Engine | None = None,
     served: ServedRequests | None = None,
+    moved: int | None = None,
 ) -> dict[str, Any] | None:
     """Return the utilization of a serving engine's devices, with the engine's own estimate of the work beside ours.
 
     None where the profile is not of a serving engine, or a stage has no count. ``flops``, ``flops_causal``: work of all
     requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, ``mfu_causal``: that work over the observed
     seconds, for each device. ``engine_flops``, ``engine_mfu``: the engine's own estimate. ``explanation``: what it
-    leaves out. ``parts``: the difference to ``flops`` by name, where the requests are known.
+    leaves out. ``parts``: the difference to ``flops`` by name, where the requests are known. ``mbu_least``: the bytes
+    `moved` at least over the same time, and ``engine_mbu``: those by the engine's own estimate. ``rejected_flops``:
+    what rejected drafts took beyond ``flops``, at the mean cost of a decode step, without the model that drafts.
 
     `metrics` are those of the profile, `devices` those of all engines. Without the `work` of all requests, each is
     counted at the mean length, and there are no bounds. `served_by` says what the engine's estimate counts, and which
-    of our counts it is compared with. `served` are the requests of a log.
+    of our counts it is compared with. `served` are the requests of a log, and `moved` is of `least_bytes`.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())
@@ -56,6 +59,19 @@ def engine_section(
                 section |= {f"{quantity}{end}": flops, f"{mfu}{end}": flops / rate}
         section[mfu] = section[quantity] / rate
     section["vision_flops"] = vision.estimate
+    rejected = metrics.get("engine/rejected_draft_tokens")
+    steps = 0 if work is None else work.lengths.new.total - work.lengths.requests
+    if rejected and work is not None and steps > 0:
+        # A verification pass computes a rejected token as it computes an accepted one.
+        each = work.parts["flops"][DECODE].estimate / steps
+        section |= {"rejected_tokens": rejected, "rejected_flops": round(rejected * each)}
+    if pairing["peak"]["gbps"] is not None:
+        bandwidth = devices.count * seconds * pairing["peak"]["gbps"] * 1e9
+        theirs = metrics.get("engine/estimated_bytes")
+        if moved is not None:
+            section |= {"passes": metrics["engine/passes"], "bytes_least": moved, "mbu_least": moved / bandwidth}
+        if theirs:
+            section["engine_mbu"] = theirs * devices.per_request / bandwidth
     estimate = metrics.get("engine/estimated_flops")
     if estimate:
         # The engine estimates the work of one of its devices.

@@ -21,9 +21,10 @@ from stagemeter.profiling.readers.live import Served
 from stagemeter.utilization.mixed_lengths import requests_work
 from stagemeter.utilization.pairing import pair, why_no_hfu
 from stagemeter.utilization.serving import engine_section
+from stagemeter.utilization.traffic import least_bytes
 
 #: Quantities of `engine_section` that an interval has.
-_SHARES = ("mfu", "mfu_causal", "mfu_least", "mfu_most")
+_SHARES = ("mfu", "mfu_causal", "mfu_least", "mfu_most", "mbu_least")
 _HOUR = 3600
 
 
@@ -72,9 +73,11 @@ class Watching:
         processed, requests = served.processed, served.requests
         values = {"seconds": served.seconds, "engines": served.engines, "requests": requests}
         values |= self._rates(served, processed)
-        rate = self.peak.flops_per_second * self.devices(served).count * served.seconds
-        if processed.get("estimated_flops"):
-            values["engine_mfu"] = processed["estimated_flops"] * self.devices(served).per_request / rate
+        devices = self.devices(served)
+        for share, rate in (("mfu", self.peak.flops_per_second), ("mbu", self.peak.bytes_per_second)):
+            estimated = processed.get("estimated_flops" if share == "mfu" else "estimated_bytes")
+            if estimated and rate is not None:
+                values[f"engine_{share}"] = estimated * devices.per_request / (rate * devices.count * served.seconds)
         waiting = _sum(self._waiting, served)
         worked = requests or processed.get("prompt_tokens") or processed.get("new_tokens")
         flops: dict[str, int] = {}
@@ -87,7 +90,8 @@ class Watching:
         elif worked or self._waiting is not None:
             return self._wait(waiting, values, "no request finished yet")
         else:
-            values |= dict.fromkeys(("mfu", "mfu_causal"), 0.0)
+            known = "passes" in processed and self.peak.bytes_per_second is not None
+            values |= dict.fromkeys(("mfu", "mfu_causal", *(["mbu_least"] if known else [])), 0.0)
         self._waiting = None
         return {"serving": values, "serving_flops": flops, "waits": ""}
 
@@ -103,7 +107,8 @@ class Watching:
         pairing = pair(
             self.report, profile.medians, workload, self.peak, None, devices, work, why_no_hfu(profile.source)
         )
-        section = engine_section(pairing, profile.metrics, devices, work)
+        moved = least_bytes(self.report, workload, profile.lengths, profile.metrics.get("engine/passes"))
+        section = engine_section(pairing, profile.metrics, devices, work, moved=moved)
         assert section is not None, "a closed form counts every stage"
         flops = {stage: served.requests * number for stage, number in pairing["counts"]["flops"].items()}
         if work is not None:

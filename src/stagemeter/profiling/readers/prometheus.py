@@ -127,8 +127,12 @@ def read_page(name: str, text: str, engine: Engine, engine_model: str | None, ea
             values.add(labels, rank, sample.value)
         except ValueError:
             raise StagemeterError(f"{name}: {metric} of one engine appears twice. Save the page once") from None
+    unread = engine.passes if engine.passes_alone and started is None else None
     totals = {
-        model: {whose: {series: values.total for series, values in found.items()} for whose, found in engines.items()}
+        model: {
+            whose: {series: values.total for series, values in found.items() if series[0] != unread}
+            for whose, found in engines.items()
+        }
         for model, engines in models.items()
     }
     required = () if earlier and engine.appear_when_used else engine.required

@@ -1,4 +1,4 @@
-"""What other counters of a page say of the work: drafts, pictures, and prompt tokens that came from elsewhere."""
+"""Further counters of a page: drafted tokens, pictures, and prompt tokens that came from elsewhere."""
 
 from __future__ import annotations
 

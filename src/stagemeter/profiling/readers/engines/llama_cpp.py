@@ -9,6 +9,7 @@ Source: llama.cpp as in llama-cpp-python 0.3.36, ``tools/server/server-task.cpp`
   included. A batch can hold new tokens of other requests, too.
 - ``llamacpp:tokens_predicted_total`` and ``llamacpp:tokens_predicted_seconds_total``: new tokens, the first included,
   and the time from the first to the last, added when a request ends.
+- ``llamacpp:n_decode_total``: calls of ``llama_decode``, each of one or more passes.
 - No number of requests, no lengths, no estimate. One model a page, without a label.
 - Values have six significant digits: C++ prints a double so.
 """
@@ -38,6 +39,7 @@ LLAMA_CPP = Engine(
     ),
     clock="llama.cpp's counters of seconds (wall time)",
     counters={"prefix_hits": _CACHED},
+    passes="llamacpp:n_decode_total",
     speculation=Speculation(
         "llamacpp:spec_decode_num_drafts_total",
         "llamacpp:spec_decode_num_draft_tokens_total",

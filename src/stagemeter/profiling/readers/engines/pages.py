@@ -28,7 +28,9 @@ _COUNTED_IF_ANY = {
     "prefix_cache_hit_tokens": "prefix_hits",
     "multimodal_queries": "multimodal_queries",
     "multimodal_hits": "multimodal_hits",
+    "passes": "passes",
     "estimated_flops": "estimated_flops",
+    "estimated_bytes": "estimated_bytes",
     "estimated_bytes_written": "estimated_bytes_written",
 }
 
@@ -216,10 +218,12 @@ def processed(grown: Growth) -> dict[str, float]:
     """Return what the engines processed, unfinished requests included, as far as the pages say it.
 
     Tokens of prompts, those of them that were computed, and new ones; tokens looked up and found in the prefix cache,
-    pictures looked up and found in the multimodal cache; the engines' own estimates of FLOPs and bytes on one GPU each.
+    pictures looked up and found in the multimodal cache; passes, or some of them; the engines' own estimates of FLOPs
+    and bytes on one GPU each.
     """
     engine = grown.engine
     found = {name: grown.total(metric) for name, metric in engine.counters.items()}
+    found["passes"] = grown.total(engine.passes)
     found["estimated_flops"] = grown.total(engine.estimated_flops)
     found["prompt_tokens"] = processed_tokens(grown, engine.prompt)[0]
     found["new_tokens"] = processed_tokens(grown, engine.new)[0]

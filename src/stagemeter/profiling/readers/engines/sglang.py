@@ -11,6 +11,8 @@ request adds), ``srt/observability/req_time_stats.py`` (lines 810-890, the inter
   end of its last chunk, vision encoder included.
 - ``sglang:e2e_request_latency_seconds`` and ``sglang:time_to_first_token_seconds``, from the arrival on: their
   difference is the decoding.
+- ``sglang:cuda_graph_passes_total`` by ``mode``: forward passes, with CUDA graphs and without. Earlier versions count
+  those of decoding alone.
 - ``sglang:estimated_flops_per_gpu_total`` (``--enable-mfu-metrics``).
 
 The server's counters have the label ``model_name``; those of its schedulers, also ``tp_rank``, ``pp_rank``,
@@ -49,6 +51,7 @@ SGLANG = Engine(
     decode_note=f"{DECODE} is the mean time of whole requests less the mean time to the first token",
     clock="SGLang's histograms of requests (wall time)",
     counters={"prefix_hits": _CACHED},
+    passes="sglang:cuda_graph_passes_total",
     estimated_flops="sglang:estimated_flops_per_gpu_total",
     estimated_bytes=("sglang:estimated_read_bytes_per_gpu_total", "sglang:estimated_write_bytes_per_gpu_total"),
     estimated_as="flops_causal",

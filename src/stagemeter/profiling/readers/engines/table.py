@@ -1,4 +1,4 @@
-"""What a serving engine's page says: the metric of each quantity. An engine is one such table."""
+"""The pages of serving engines: the metric of each quantity. An engine is one such table."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ class Engine:
     counters : mapping
         Further counters: ``prefix_queries`` and ``prefix_hits`` are tokens looked up and found in the prefix cache,
         ``multimodal_queries`` and ``multimodal_hits`` pictures looked up and found in a cache.
+    passes : str
+        Counter of passes through the whole model, or of some of them.
+    passes_alone : bool
+        Whether each process in front of the engines counts a pass of its own, so that the counter says nothing on a
+        page of several. Such a page lacks ``process_start_time_seconds``.
     estimated_flops, estimated_bytes : str, tuple of str
         The engine's own estimates of FLOPs, and of bytes read and written, on one device of an engine.
     estimated_as, estimate : str
@@ -133,6 +138,8 @@ class Engine:
     decode_note: str = ""
     clock: str = ""
     counters: Mapping[str, str] = field(default_factory=dict)
+    passes: str = ""
+    passes_alone: bool = False
     estimated_flops: str = ""
     estimated_bytes: tuple[str, ...] = ()
     estimated_as: Literal["flops", "flops_causal"] = "flops"
@@ -158,7 +165,7 @@ class Engine:
         return frozenset(name for name in self._names() if name)
 
     def _names(self) -> Iterator[str]:
-        yield from (*self.required, *self.created, self.requests, self.estimated_flops)
+        yield from (*self.required, *self.created, self.requests, self.passes, self.estimated_flops)
         yield from (*self.counters.values(), *self.estimated_bytes)
         yield from self.transferred[:1] if self.transferred else ()
         yield from (self.speculation.drafts, self.speculation.draft_tokens, self.speculation.accepted_tokens)

@@ -17,6 +17,9 @@ estimates; "Production Metrics" in vLLM's documentation lists them):
   unembedding of the language model, per GPU. No vision encoder; tokens from the prefix cache left out.
 - ``vllm:spec_decode_num_drafts_total``, ``..._draft_tokens_total``, ``..._accepted_tokens_total``: verification passes
   of speculative decoding, what they computed beside one token each, and what of it they kept.
+- ``vllm:iteration_tokens_total``, a histogram: its count is of steps that put out a token. Steps that compute chunks
+  before a prompt's last and nothing else are missing. Each of several API servers counts the steps with requests of its
+  own. Their page lacks ``process_start_time_seconds``, which Prometheus' client gives for one process alone.
 - ``vllm:mm_cache_queries_total`` and ``vllm:mm_cache_hits_total``: pictures looked up in the cache of processed inputs.
 
 All have the label ``model_name`` and, in recent versions, ``engine``. The counters of a model's engines add up; each
@@ -59,6 +62,8 @@ VLLM = Engine(
         "multimodal_hits": "vllm:mm_cache_hits_total",
         "estimated_bytes_written": _WRITTEN,
     },
+    passes="vllm:iteration_tokens_total_count",
+    passes_alone=True,
     estimated_flops="vllm:estimated_flops_per_gpu_total",
     estimated_bytes=("vllm:estimated_read_bytes_per_gpu_total", _WRITTEN),
     estimate=(
