@@ -196,6 +196,7 @@ class LoggedPages:
         """Return what the model needs and what is executed in some stages."""
         family = self.model.family
         stages = tuple(stage for stage in family.stages if stage.name in names)
-        needed, executed = evaluate_both(self._form, replace(family, stages=stages), workload)
+        chosen = replace(family, stages=stages)
+        needed, executed = evaluate_both(self._form, chosen, workload, self.model.architecture)
         parts = {stage.name: DECODE_TOTAL if stage.name == DECODE else stage.name for stage in stages}
         return {name: (needed[part], executed[part]) for name, part in parts.items()}

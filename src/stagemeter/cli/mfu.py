@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.options import devices_option, output_options, store_options
+from stagemeter.cli.options import devices_option, output_options, peak_options, store_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
+from stagemeter.cli.types import PATH, TEXT
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import MEASURED
 
@@ -29,14 +29,7 @@ Examples:
 @click.option("--profile-run", metavar="RUN", type=TEXT, help="Profiling run, by id or name.")
 @click.option("--experiment", metavar="NAME", type=TEXT, help="Experiment of which to pair all profiling runs.")
 @click.option("--static-run", metavar="RUN", type=TEXT, help="Static run, by id or name. [that of the same workload]")
-@click.option(
-    "--device",
-    metavar="NAME",
-    type=DEVICE,
-    help="Device with the peak, or measured (this machine). [what the profiling run names]",
-)
-@click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
-@click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
+@peak_options("Device with the peak, or measured (this machine). [what the profiling run names]")
 @devices_option
 @click.option(
     "--requests",

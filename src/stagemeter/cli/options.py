@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import FRACTION, MODEL, NUMBER, PATH, TEXT, Optional, once
+from stagemeter.cli.types import DEVICE, FRACTION, MODEL, NUMBER, PATH, TEXT, Optional, once
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.escape import printable
 
@@ -54,6 +54,19 @@ no_track_option = click.option("--no-track", is_flag=True, help="Do not log to M
 devices_option = click.option(
     "--devices", metavar="N", type=NUMBER, help="Number of devices that did the work. [what the profile says, else 1]"
 )
+
+
+def peak_options(device: str) -> Callable[[Command], Command]:
+    """Give a command ``--device``, with some words of help, ``--peak-tflops`` and ``--peak-gbps``."""
+
+    def add(command: Command) -> Command:
+        bandwidth = "Memory bandwidth in GB/s, beside --peak-tflops."
+        command = click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help=bandwidth)(command)
+        rate = "Dense peak in TFLOP/s, in place of a device."
+        command = click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help=rate)(command)
+        return click.option("--device", metavar="NAME", type=DEVICE, help=device)(command)
+
+    return add
 
 
 def speculation_options(command: Command) -> Command:

@@ -55,11 +55,6 @@ def traces(
     out: Path | None,
     no_tags: bool,
     served_as: tuple[str, ...],
-    device: str | None,
-    peak_tflops: float | None,
-    devices: int | None,
-    price_per_hour: float | None,
-    concurrency: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -69,23 +64,17 @@ def traces(
     """
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.traces import count_traces
-    from stagemeter.utilization.calls import call_meter
+    from stagemeter.utilization.calls import CallMeter, Serving
 
     if experiment is None:
         raise StagemeterError("experiment: missing. Give the name of the experiment of the traces")
-    config = read_config(AnalysisConfig, options)
-    asked: dict[str, Any] = {
-        "served_as": served_as or None,
-        "device": device,
-        "peak_tflops": peak_tflops,
-        "devices": devices,
-        "price_per_hour": price_per_hour,
-        "concurrency": concurrency,
-    }
+    server = {name: options.pop(name) for name in ("device", "peak_tflops", "devices", "price_per_hour", "concurrency")}
+    asked: dict[str, Any] = {"served_as": served_as or None, **server}
     given = {name: value for name, value in asked.items() if value is not None}
+    config = read_config(AnalysisConfig, options)
     meter = None
     if "model" in config.model_fields_set:
-        meter = call_meter(config, **given)
+        meter = CallMeter(config, Serving(**given))
     elif given:
         raise StagemeterError(f"{next(iter(given))}: means nothing without a model. Give --model")
     # MLflow prints to stdout, which belongs to the result.

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.options import devices_option, output_options, run_options
+from stagemeter.cli.options import devices_option, output_options, peak_options, run_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import FRACTION, PATH, TEXT, Duration, Optional
+from stagemeter.cli.types import PATH, TEXT, Duration, Optional
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.escape import printable
 
@@ -31,9 +31,7 @@ Examples:
 @click.option(
     "--engine-model", metavar="NAME", type=TEXT, help="model_name of the serving engine to read, if it has several."
 )
-@click.option("--device", metavar="NAME", type=TEXT, help="Device with the peak, one of `stagemeter devices`.")
-@click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
-@click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
+@peak_options("Device with the peak, one of `stagemeter devices`.")
 @devices_option
 @click.option(
     "--requests",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.devices import Device, known_devices
 from stagemeter.hardware.roofline import Peak
 
@@ -89,6 +89,16 @@ def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
         bytes_per_second=None if gbps is None else gbps * 1e9,
         source="--peak-tflops as given" if gbps is None else "--peak-tflops and --peak-gbps as given",
     )
+
+
+def asked_peak(dtype: str, device: str | None, tflops: float | None, gbps: float | None = None) -> Peak | None:
+    """Return the peak of a device or of given numbers, None without either. Refuse both, and a bandwidth alone."""
+    exclusive(device=device, peak_tflops=tflops)
+    if tflops is not None:
+        return given_peak(dtype, tflops, gbps)
+    if gbps is not None:
+        raise StagemeterError(f"--peak-gbps {gbps:g}: needs --peak-tflops beside it. Give both, or --device")
+    return None if device is None else device_peak(find_device(device, "or give its peak"), dtype)
 
 
 def _require_positive(option: str, value: float) -> None:

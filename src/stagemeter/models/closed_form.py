@@ -144,10 +144,14 @@ def evaluate_workload(
 
 
 def evaluate_both(
-    closed_form: Mapping[str, Any], family: Family[Any], workload: Workload
+    closed_form: Mapping[str, Any], family: Family[Any], workload: Workload, architecture: Any = None
 ) -> tuple[dict[str, Cost], dict[str, Cost]]:
-    """Evaluate what the report's ``stages`` hold, and what is executed, see `evaluate_workload`."""
-    architecture = family.architecture_from_sizes(closed_form["architecture"])
+    """Evaluate what the report's ``stages`` hold, and what is executed, see `evaluate_workload`.
+
+    Reading the `architecture` from the report takes time, so that many evaluations share one.
+    """
+    if architecture is None:
+        architecture = family.architecture_from_sizes(closed_form["architecture"])
     quantities = attrgetter(*QUANTITIES)
 
     def costs(stages: Mapping[str, Any], forms: Mapping[str, Form[Any]]) -> dict[str, Cost]:

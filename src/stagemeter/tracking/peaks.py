@@ -9,9 +9,9 @@ from functools import cache
 import mlflow
 from mlflow.entities import Run
 
-from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import parse_json
-from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
+from stagemeter.hardware.lookup import GIVEN, MEASURED, asked_peak, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.tracking.labels import HARDWARE
 from stagemeter.tracking.runs import measured_workload
@@ -43,13 +43,11 @@ class GivenHardware:
 
 def find_peak(profile: Run, given: GivenHardware) -> Peak:
     """Choose the peak rates for a profile. Refuse options that contradict each other."""
-    device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
-    dtype = measured_workload(profile).dtype
-    if tflops is not None:
-        exclusive(device=device, peak_tflops=tflops)
-        return given_peak(dtype, tflops, gbps)
-    if gbps is not None:
-        raise StagemeterError(f"--peak-gbps {gbps:g}: needs --peak-tflops beside it. Give both, or --device")
+    device, dtype = given.device, measured_workload(profile).dtype
+    if given.peak_tflops is not None or given.peak_gbps is not None:
+        peak = asked_peak(dtype, device, given.peak_tflops, given.peak_gbps)
+        assert peak is not None
+        return peak
     if device == MEASURED:
         return _measured_peak(profile, dtype)
     ran_on = profile.data.tags.get(_DEVICE)

@@ -15,7 +15,7 @@ from stagemeter.utilization.calls import (
     MISSING,
     CallCost,
     CallMeter,
-    call_meter,
+    Serving,
     gap_attributes,
     outermost,
     trace_tags,
@@ -136,8 +136,8 @@ def trace_processor(
     if dtype is not None:
         settings["dtype"] = dtype
     config = AnalysisConfig(model=model, **settings)
-    meter = call_meter(config, served_as, device, peak_tflops, devices, price_per_hour, concurrency)
-    processor = _Processor(meter, served_as is not None)
+    serving = Serving(served_as, device, peak_tflops, devices, price_per_hour, concurrency)
+    processor = _Processor(CallMeter(config, serving))
 
     def stagemeter_trace_processor(span: Any) -> None:
         processor.process(span)
@@ -148,8 +148,8 @@ def trace_processor(
 class _Processor:
     """Counts spans of one model, and says once what it leaves out."""
 
-    def __init__(self, meter: CallMeter, names_given: bool) -> None:
-        self._meter, self._names_given = meter, names_given
+    def __init__(self, meter: CallMeter) -> None:
+        self._meter = meter
         self._said: set[str] = set()
 
     def process(self, span: Any) -> None:
@@ -162,7 +162,7 @@ class _Processor:
     def _count(self, span: Any) -> None:
         name = model_of(span)
         if not self._meter.serves(name):
-            if not self._names_given:
+            if self._meter.serving.served_as is None:
                 self._say(
                     f"model {name}",
                     f"calls of {name!r} are left alone: {self._meter.model.name} is counted",

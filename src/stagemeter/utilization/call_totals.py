@@ -41,7 +41,7 @@ class CallTotals:
     Parameters
     ----------
     meter : CallMeter, optional
-        What costs the calls. Without it tokens alone are added.
+        Costs the calls. Without it tokens alone are added.
     """
 
     meter: CallMeter | None
@@ -135,7 +135,7 @@ class CallTotals:
         if seconds:
             found["seconds_with_calls"] = seconds
             found["mean_concurrency"] = math.fsum(end - start for start, end in self._times) / seconds
-        peak, devices = (None, 1) if self.meter is None else (self.meter.peak, self.meter.devices)
+        peak, devices = (None, 1) if self.meter is None else (self.meter.peak, self.meter.serving.devices)
         # Work without times would be divided by the time of the rest.
         if peak is not None and seconds and len(self._times) == len(self._flops):
             rate = seconds * devices * peak.flops_per_second

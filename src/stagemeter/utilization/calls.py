@@ -1,4 +1,4 @@
-"""What a call of a served model costs: FLOPs by stage, its share of MFU, and its price. Needs no torch."""
+"""Costs of the calls of a served model: FLOPs by stage, shares of MFU, and prices. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.request_costs import RequestCosts, Sums
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS, refuse_adapter, refuse_settings
-from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, TOTAL
 from stagemeter.core.units import percentage, with_unit
-from stagemeter.hardware.lookup import device_peak, find_device, given_peak
+from stagemeter.hardware.lookup import asked_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.files import names_of
 from stagemeter.models.lookup import describe_model, require_closed_forms
@@ -33,16 +33,61 @@ _HOUR = 3600
 
 
 @dataclass(frozen=True)
-class Price:
-    """The price of an hour of a device, and how many calls share the devices at a time, on average."""
+class Serving:
+    """A server of a model: its names for it, its devices and their price.
 
-    per_hour: float
-    concurrency: float = 1.0
+    Attributes
+    ----------
+    served_as : str or collection of str, optional
+        Names under which it serves the model. By default, the model's name, or its id on the Hub, or the last part of
+        either.
+    device, peak_tflops
+        Device, or its dense peak in TFLOP/s. Without one there is no MFU.
+    devices : int
+        Devices that serve a call together.
+    price_per_hour : float, optional
+        Price of an hour of one device. Without it there is no cost.
+    concurrency : float, optional
+        Calls that share the devices at a time, on average. Default: one.
+
+    Raises
+    ------
+    StagemeterError
+        If a number cannot be used.
+    """
+
+    served_as: str | Collection[str] | None = None
+    device: str | None = None
+    peak_tflops: float | None = None
+    devices: int = 1
+    price_per_hour: float | None = None
+    concurrency: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("price_per_hour", self.per_hour, 0), ("concurrency", self.concurrency, 1)):
-            if not (math.isfinite(value) and value >= least):
+        if self.devices < 1:
+            raise StagemeterError(f"devices: {self.devices} cannot serve a model. Give 1 or more")
+        if self.price_per_hour is None and self.concurrency is not None:
+            raise StagemeterError(
+                f"concurrency: {self.concurrency:g} divides a price, and there is none. Give price_per_hour"
+            )
+        for name, value, least in (("price_per_hour", self.price_per_hour, 0), ("concurrency", self.concurrency, 1)):
+            if value is not None and not (math.isfinite(value) and value >= least):
                 raise StagemeterError(f"{name}: {value:g} cannot be used. Give a number, {least} or more")
+
+    def names(self, model: str) -> set[str]:
+        """Return the spellings of its names for a model."""
+        given = (self.served_as,) if isinstance(self.served_as, str) else self.served_as or names_of(model)
+        return {known for name in given for known in spellings(name)}
+
+    def price(self, seconds: float) -> float | None:
+        """Return the price of a call of some seconds: that of the devices, divided by the concurrency.
+
+        By Little's law, the seconds of all calls add up to the concurrency times the hours of the server, so prices
+        add up to what the server costs.
+        """
+        if self.price_per_hour is None:
+            return None
+        return self.price_per_hour * self.devices * seconds / _HOUR / (self.concurrency or 1)
 
 
 @dataclass(frozen=True)
@@ -88,6 +133,9 @@ class CallCost:
         return found
 
 
+_UNKNOWN_SERVER = Serving()
+
+
 class CallMeter:
     """Costs of the calls of one model.
 
@@ -95,38 +143,23 @@ class CallMeter:
     ----------
     config : AnalysisConfig
         The model, its data types, and limits of pages.
-    served_as : str or sequence of str, optional
-        Names under which a server serves the model. By default, its name, or its id on the Hub or the last part of it.
-    peak : Peak, optional
-        Peak of a device. Without one there is no MFU.
-    devices : int
-        Devices that serve a call together.
-    price : Price, optional
-        Without one there is no cost.
+    serving : Serving
+        The server.
 
     Raises
     ------
     StagemeterError
-        If there is no such model, or it has no closed forms.
+        If there is no such model, it has no closed forms, or the device is unknown.
     """
 
-    def __init__(
-        self,
-        config: AnalysisConfig,
-        served_as: str | Collection[str] | None = None,
-        peak: Peak | None = None,
-        devices: int = 1,
-        price: Price | None = None,
-    ) -> None:
+    def __init__(self, config: AnalysisConfig, serving: Serving = _UNKNOWN_SERVER) -> None:
         refuse_adapter(config, "a call")
         refuse_settings(config, (*OF_REQUESTS, *OF_PAGES))
-        if devices < 1:
-            raise StagemeterError(f"devices: {devices} cannot serve a model. Give 1 or more")
         self.model = describe_model(config.model, config.trust_remote_code)
         require_closed_forms(self.model)
-        self.config, self.peak, self.devices, self.price = config, peak, devices, price
-        names = (served_as,) if isinstance(served_as, str) else served_as or names_of(self.model.name)
-        self._known = {known for name in names for known in spellings(name)}
+        self.config, self.serving = config, serving
+        self.peak = asked_peak(config.dtype, serving.device, serving.peak_tflops)
+        self._known = serving.names(self.model.name)
         self._costs = RequestCosts(self.model, config, BadLines(Path("calls"), skip=False))
 
     @property
@@ -143,9 +176,6 @@ class CallMeter:
 
         The share of MFU is the call's FLOPs over seconds x devices x peak. The seconds of a call include waiting, and
         its devices work for other calls besides: shares of calls at the same time add up to the MFU of the devices.
-
-        The price is that of the devices for the seconds, divided by the concurrency. By Little's law, the seconds of
-        all calls add up to the concurrency times the hours of the server, so prices add up to what the server costs.
         """
         try:
             stages = self._costs.one(
@@ -159,11 +189,9 @@ class CallMeter:
         cost = CallCost(stages, gaps=gaps)
         if seconds is None or seconds <= 0:
             return cost
-        if self.price is not None:
-            price = self.price.per_hour * self.devices * seconds / _HOUR / self.price.concurrency
-            cost = replace(cost, price=price)
+        cost = replace(cost, price=self.serving.price(seconds))
         if self.peak is not None:
-            possible = seconds * self.devices * self.peak.flops_per_second
+            possible = seconds * self.serving.devices * self.peak.flops_per_second
             share, causal = cost.flops[TOTAL] / possible, cost.flops_causal[TOTAL] / possible
             if causal > 1:
                 gaps = (*gaps, _too_fast(causal, self.peak))
@@ -186,33 +214,9 @@ def _too_fast(share: float, peak: Peak) -> UncountedError:
     )
 
 
-def call_meter(
-    config: AnalysisConfig,
-    served_as: str | Collection[str] | None = None,
-    device: str | None = None,
-    peak_tflops: float | None = None,
-    devices: int = 1,
-    price_per_hour: float | None = None,
-    concurrency: float | None = None,
-) -> CallMeter:
-    """Return what costs the calls of a model on a device, or refuse what cannot be used."""
-    if price_per_hour is None and concurrency is not None:
-        raise StagemeterError(f"concurrency: {concurrency:g} divides a price, and there is none. Give price_per_hour")
-    price = None if price_per_hour is None else Price(price_per_hour, 1 if concurrency is None else concurrency)
-    return CallMeter(config, served_as, call_peak(device, peak_tflops, config.dtype), devices, price)
-
-
 def gap_attributes(*gaps: UncountedError) -> dict[str, Any]:
     """Return the attribute of a span that names what is missing."""
     return {MISSING: [str(gap) for gap in gaps]}
-
-
-def call_peak(device: str | None, peak_tflops: float | None, dtype: str) -> Peak | None:
-    """Return the peak for MFU, None without a device, or refuse an unknown one."""
-    exclusive(device=device, peak_tflops=peak_tflops)
-    if peak_tflops is not None:
-        return given_peak(dtype, peak_tflops, None)
-    return None if device is None else device_peak(find_device(device), dtype)
 
 
 def trace_tags(spans: Sequence[Mapping[str, Any]], prices: Sequence[float] = ()) -> dict[str, str]:

@@ -14,7 +14,7 @@ from stagemeter.profiling.readers.prometheus import Growth, RestartedError, grow
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What engines did over some time: the growth of their counters, and the seconds of each engine, added up.
+    """The work of engines over some time: the growth of their counters, and the seconds of each engine, added up.
 
     It adds up over spans of time and over servers, whose spans may differ.
     """

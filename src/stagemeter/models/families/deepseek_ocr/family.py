@@ -7,6 +7,7 @@ checkpoint holds CLIP's patch embedding, which nothing uses; its parameters are 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
@@ -93,6 +94,7 @@ def _pixels(page: Any, workload: Workload) -> Mapping[str, torch.Tensor]:
     return view_pixels(page, workload)
 
 
+@cache
 def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
     """Return the decoder of an architecture."""
     return architecture.decoder.decoder
