@@ -1,6 +1,7 @@
 """A watch of a real HTTP server that replays vLLM's pages, in a real store."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from replayed_server import CONFIGS, LLAMA, REQUESTS, ReplayedServer, page
 
+from stagemeter.core.errors import StagemeterError
+from stagemeter.profiling.readers.energy import Energy
+from stagemeter.tracking import watch as tracked
 from stagemeter.tracking.watch import Series
 
 SCENARIO = "prefix_cache"
@@ -313,6 +317,61 @@ def test_energy_of_a_meter(watch):
     assert history(run, "serving/joules")[:DONE] == pytest.approx([50.0] * DONE)
     assert history(run, "serving/joules_per_request")[0] == pytest.approx(50.0)
     assert run.data.metrics["engine/joules_per_new_token"] == pytest.approx(50 * DONE / 88)
+
+
+class OneGpu:
+    """MLflow's monitor of a GPU that takes 100 W more each time, and is gone after the last time."""
+
+    def __init__(self, times: int = 10**9) -> None:
+        self.left, self.measured = times, {}
+
+    def clear_metrics(self) -> None:
+        self.measured = {}
+
+    def collect_metrics(self) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            self.measured = {"gpu_0_power_usage_watts": 100.0 * (10**9 - self.left), "gpu_0_utilization_percentage": 7}
+
+    def aggregate_metrics(self) -> dict[str, float]:
+        return self.measured
+
+
+def test_energy_of_system_metrics_is_the_mean_power_over_the_time(monkeypatch):
+    times = iter((100.0, 110.0, 130.0, 140.0))
+    monkeypatch.setattr(tracked.time, "monotonic", lambda: next(times))
+    power = tracked.SystemPower(OneGpu())
+    assert power.gpus == 1
+    assert power.read() == Energy(1500.0, 10.0)
+    assert power.read() == Energy(5000.0, 20.0)
+    power._monitor.left = 0
+    with pytest.raises(StagemeterError, match="no power of each GPU"):
+        power.read()
+
+
+def test_system_metrics_are_asked_where_mlflow_logs_them(monkeypatch):
+    monkeypatch.setattr(tracked.gpu_monitor, "GPUMonitor", OneGpu)
+    assert tracked.system_power() == []
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    assert len(tracked.system_power()) == 1
+
+    def no_driver() -> OneGpu:
+        raise RuntimeError("Failed to initialize NVML")
+
+    monkeypatch.setattr(tracked.gpu_monitor, "GPUMonitor", no_driver)
+    assert tracked.system_power() == []
+
+
+@pytest.mark.slow
+def test_energy_of_system_metrics(watch, monkeypatch):
+    monkeypatch.setattr(tracked.gpu_monitor, "GPUMonitor", OneGpu)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    ended = watch(PAGES)
+    assert ended.code == 0, ended.err
+    joules, watts = (history(ended.run, f"serving/{name}") for name in ("joules", "watts"))
+    assert len(watts) >= DONE
+    assert all(earlier < later for earlier, later in itertools.pairwise(watts))
+    assert history(ended.run, "serving/joules_per_request")[0] == joules[0]
 
 
 @pytest.mark.slow

@@ -18,13 +18,12 @@ from stagemeter.analysis.requests import plan_measured, plan_request, recorded_s
 from stagemeter.application.import_profile import with_log
 from stagemeter.application.mfu import count_work
 from stagemeter.core.errors import StagemeterError, exclusive
-from stagemeter.hardware.lookup import device_peak, find_device, given_peak
-from stagemeter.hardware.roofline import Peak
+from stagemeter.hardware.lookup import asked_peak, find_device
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.served_name import require_served
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
-from stagemeter.profiling.readers.energy import Energy, PowerMeter, is_power_page
+from stagemeter.profiling.readers.energy import Energy, Meter, PowerMeter, is_power_page
 from stagemeter.profiling.readers.engines.address import fetch
 from stagemeter.profiling.readers.live import Served, Server
 from stagemeter.profiling.readers.prometheus import RestartedError
@@ -37,7 +36,7 @@ _NOTED = 50
 
 @dataclass(frozen=True)
 class Asked:
-    """What to watch.
+    """Servers to watch, for how long, and the peak of their devices.
 
     Attributes
     ----------
@@ -50,7 +49,7 @@ class Asked:
     engine_model : str or None
         The ``model_name`` to read, where a page has several.
     device, peak_tflops, peak_gbps
-        Device of the peak, or the peak itself.
+        Device of the peak, or the peak itself in TFLOP/s and GB/s.
     devices : int or None
         Devices of all servers. None: one for each engine.
     requests : Path or None
@@ -70,7 +69,7 @@ class Asked:
 
 @dataclass
 class Watched:
-    """The result of a watch: its intervals, notes, the pairing of the whole time, and messages for the user.
+    """A watch that has ended: its intervals, notes, the pairing of the whole time, and messages for the user.
 
     `pairing` is None where no request finished, or where the store did not take the series.
     """
@@ -102,7 +101,9 @@ def watch(
     """
     refuse_adapter(config, "watch")
     refuse_parts(config, "watch")
-    peak = _peak(asked, config.dtype)
+    exclusive(True, device=asked.device, peak_tflops=asked.peak_tflops)
+    peak = asked_peak(config.dtype, asked.device, asked.peak_tflops, asked.peak_gbps)
+    assert peak is not None, "a device or its peak is given"
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
     servers, power = _servers(asked)
@@ -110,6 +111,7 @@ def watch(
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
+    from stagemeter.tracking.watch import describe, system_power
 
     require_choice(experiment)
     default_name = f"{Path(config.model).name} watched on {peak.name}"
@@ -119,26 +121,15 @@ def watch(
         for note in named:
             watched.notes.append(note)
             on_note(note)
-        loop = _Loop(asked, servers, power, meter, watched, on_interval, on_note)
+        loop = _Loop(asked, servers, power or system_power(), meter, watched, on_interval, on_note)
         loop.run()
         watched.messages = run_messages(run)
         if meter.whole is not None and meter.whole.requests:
             whole = replace(_whole(config, meter, watched, asked, on_note), served_model=servers[0].model)
             watched.pairing = _pair(config, model, whole, watched, asked)
         else:
-            from stagemeter.tracking.watch import describe
-
             describe(run.run_id, "\n\n".join(["No request finished while this run watched.", *watched.notes]))
     return watched
-
-
-def _peak(asked: Asked, dtype: str) -> Peak:
-    exclusive(True, device=asked.device, peak_tflops=asked.peak_tflops)
-    if asked.peak_tflops is not None:
-        return given_peak(dtype, asked.peak_tflops, asked.peak_gbps)
-    if asked.peak_gbps is not None:
-        raise StagemeterError(f"peak_gbps {asked.peak_gbps:g}: needs --peak-tflops beside it. Give both, or --device")
-    return device_peak(find_device(str(asked.device), "or give --peak-tflops"), dtype)
 
 
 def _servers(asked: Asked) -> tuple[list[Server], list[PowerMeter]]:
@@ -173,7 +164,7 @@ class _Loop:
         self,
         asked: Asked,
         servers: Sequence[Server],
-        power: Sequence[PowerMeter],
+        power: Sequence[Meter],
         meter: Watching,
         watched: Watched,
         on_interval: OnInterval,
@@ -185,12 +176,12 @@ class _Loop:
         self._power = power
         self._on_interval, self._on_note = on_interval, on_note
         self._series = Series(watched.run_id, [server.name for server in servers])
-        self._silent: dict[str, float] = {}
+        self._silent: set[str] = set()
         # Whether something was served, or used, that no interval has.
         self._lost = False
 
     def run(self) -> None:
-        """Watch."""
+        """Read the servers interval by interval, and send what the store has not taken."""
         self._series.begin()
         # Opening the run took time, which belongs to no interval.
         for server in self._servers:
@@ -199,7 +190,7 @@ class _Loop:
         gpus, devices = sum(meter.gpus for meter in self._power), self._asked.devices
         devices = devices or sum(server.engines for server in self._servers)
         if self._power and gpus != devices:
-            self._note(f"energy is of all {gpus} GPUs of the pages, and {devices} devices serve")
+            self._note(f"energy is of {gpus} GPUs, and {devices} devices serve")
         begun = time.monotonic()
         end = None if self._asked.lasts is None else begun + self._asked.lasts
         with _stopped_by_signals() as stop:
@@ -243,16 +234,17 @@ class _Loop:
         try:
             served = server.read()
         except RestartedError as error:
-            self._silent.pop(server.name, None)
+            self._silent.discard(server.name)
             self._note(f"{_clock()} the interval of {unseen:.3g} s is left out: {error}")
             self._lost = True
             return None
         except StagemeterError as error:
             if server.name not in self._silent:
-                self._silent[server.name] = time.monotonic()
+                self._silent.add(server.name)
                 self._note(f"{_clock()} no page, and the next one covers the gap: {error}")
             return None
-        if self._silent.pop(server.name, None) is not None:
+        if server.name in self._silent:
+            self._silent.remove(server.name)
             self._note(f"{_clock()} {server.name} answers again, and this interval is of {unseen:.3g} s")
         return served
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from stagemeter.core.addresses import shown_address
 from stagemeter.core.errors import StagemeterError
@@ -32,6 +33,22 @@ class Energy:
 
     joules: float
     seconds: float
+
+
+class Meter(Protocol):
+    """Something that measures the energy of GPUs."""
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs."""
+
+    def read(self) -> Energy:
+        """Return the energy since the last reading, or raise StagemeterError if it is not known."""
+
+
+def energy_of_power(before: Mapping[str, float], now: Mapping[str, float], seconds: float) -> Energy:
+    """Return the energy of some GPUs by their power at both ends, in W."""
+    return Energy(sum(before[gpu] + now[gpu] for gpu in before) / 2 * seconds, seconds)
 
 
 class PowerMeter:
@@ -61,7 +78,7 @@ class PowerMeter:
         if was.keys() != now.keys():
             raise RestartedError(f"{self.name}: GPUs came or went. Scrape again")
         if metric == _POWER:
-            return Energy(sum(was[gpu] + now[gpu] for gpu in was) / 2 * seconds, seconds)
+            return energy_of_power(was, now, seconds)
         if any(now[gpu] < was[gpu] for gpu in was):
             raise RestartedError(f"{self.name}: {_ENERGY} went down. Scrape again")
         return Energy(sum(now[gpu] - was[gpu] for gpu in was) / 1e3, seconds)

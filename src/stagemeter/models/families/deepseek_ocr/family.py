@@ -19,7 +19,7 @@ from stagemeter.models.builders.vision_language import LANGUAGE, VISION
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.passes import empty
 from stagemeter.models.decoder.stages import decoder_stages
-from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
+from stagemeter.models.families.deepseek_ocr.architecture import DecoderArchitecture, DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import (
     NAME,
     NAMES,
@@ -94,10 +94,14 @@ def _pixels(page: Any, workload: Workload) -> Mapping[str, torch.Tensor]:
     return view_pixels(page, workload)
 
 
-@cache
 def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
     """Return the decoder of an architecture."""
-    return architecture.decoder.decoder
+    return _layers(architecture.decoder)
+
+
+@cache
+def _layers(sizes: DecoderArchitecture) -> Decoder:
+    return sizes.decoder
 
 
 _VARIABLES = VIEW_VARIABLES | {
