@@ -136,8 +136,9 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
     served_by = engine_with(tags.get(SOURCE, ""))
-    moved = least_bytes(report, workload, lengths, profile.data.metrics.get("engine/passes"))
-    engine = engine_section(pairing, profile.data.metrics, used, requests, served_by, served, moved)
+    measured = profile.data.metrics
+    moved = least_bytes(report, workload, lengths, measured.get("engine/passes"), measured.get("engine/engines", 1))
+    engine = engine_section(pairing, measured, used, requests, served_by, served, moved)
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:

@@ -65,9 +65,9 @@ class LanguageForms:
     def _form(self, stage: str) -> Form[Any]:
         return form_in(self.report["closed_form"], self._family.stage(stage))
 
-    def _cost(self, stage: str, workload: Workload, **ways: int) -> int:
+    def _cost(self, stage: str, workload: Workload, **given: int) -> int:
         calls = self._form(stage).calls(self._architecture, replace(workload, batch_size=1))
-        cost: Cost = total(evaluate(self.report["closed_form"], stage, {**variables, **ways}) for variables in calls)
+        cost: Cost = total(evaluate(self.report["closed_form"], stage, {**variables, **given}) for variables in calls)
         return int(getattr(cost, self.quantity))
 
     def _part(self, tokens: int, prompt: int) -> Workload:
@@ -77,9 +77,9 @@ class LanguageForms:
         """Return the FLOPs of a prefill without a cache."""
         return self.over_cache(tokens, tokens) if tokens > 0 else 0
 
-    def step(self, context: int) -> int:
-        """Return the FLOPs of a decode step. The context includes the new token."""
-        return self._cost(DECODE, replace(self.workload, decode_context=context))
+    def step(self, context: int, **variables: int) -> int:
+        """Return the FLOPs of a decode step, with some variables set. The context includes the new token."""
+        return self._cost(DECODE, replace(self.workload, decode_context=context), **variables)
 
     def over_cache(self, tokens: int, prompt: int) -> int:
         """Return the FLOPs of a prefill whose new tokens end a prompt, the others of which are in a cache."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from stagemeter.core.cost import item_sizes
 from stagemeter.core.workload import Workload
+from stagemeter.models.family import EXPERTS_READ
 from stagemeter.profiling.length_sums import pair_sums
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.utilization.mixed_lengths import LanguageForms, over_steps
@@ -21,7 +22,11 @@ _CONTEXT = 2
 
 
 def least_bytes(
-    report: Mapping[str, Any], workload: Workload, lengths: RequestLengths | None, passes: float | None
+    report: Mapping[str, Any],
+    workload: Workload,
+    lengths: RequestLengths | None,
+    passes: float | None,
+    engines: float = 1,
 ) -> int | None:
     """Return the bytes that some passes moved at least; None where passes, lengths or a closed form are not known.
 
@@ -35,6 +40,8 @@ def least_bytes(
         Lengths of the requests that finished.
     passes : float or None
         Passes through the model, or some of them.
+    engines : int
+        Engines that they are of. Several may share the experts, each of which then holds some of them.
     """
     if lengths is None or not passes or report["closed_form"] is None:
         return None
@@ -44,6 +51,7 @@ def least_bytes(
     def forms(quantity: str) -> LanguageForms:
         return LanguageForms(report, workload, quantity)
 
-    weights = item * forms("weight_reads").step(_CONTEXT) + forms("packed_weight_bytes").step(_CONTEXT)
+    shared = {EXPERTS_READ: 0} if engines > 1 else {}
+    plain, packed = (forms(quantity).step(_CONTEXT, **shared) for quantity in ("weight_reads", "packed_weight_bytes"))
     cached = sum(over_steps(forms(quantity), lengths, sums).least for quantity in ("kv_reads", "kv_writes"))
-    return int(passes * weights + cache_item * cached)
+    return int(passes * (item * plain + packed) + cache_item * cached)

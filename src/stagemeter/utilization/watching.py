@@ -107,7 +107,8 @@ class Watching:
         pairing = pair(
             self.report, profile.medians, workload, self.peak, None, devices, work, why_no_hfu(profile.source)
         )
-        moved = least_bytes(self.report, workload, profile.lengths, profile.metrics.get("engine/passes"))
+        passes = profile.metrics.get("engine/passes")
+        moved = least_bytes(self.report, workload, profile.lengths, passes, served.engines)
         section = engine_section(pairing, profile.metrics, devices, work, moved=moved)
         assert section is not None, "a closed form counts every stage"
         flops = {stage: served.requests * number for stage, number in pairing["counts"]["flops"].items()}

@@ -65,6 +65,17 @@ def test_pages_alone_give_less_than_the_engine_estimates(scenario):
     assert least < page.metrics["engine/estimated_bytes"]
 
 
+def test_engines_that_may_share_experts_read_none_for_certain():
+    config = json.loads((RECORDED / "qwen3_moe.config.json").read_text())
+    experts = 3 * config["hidden_size"] * config["moe_intermediate_size"] * config["num_experts_per_tok"]
+    report, workload = of_scenario("qwen3_moe")
+    alone, together = (least_bytes(report, workload, lengths_of(1, 1), 1, engines) for engines in (1, 2))
+    assert together == alone - BFLOAT16 * config["num_hidden_layers"] * experts
+    # Each engine of a dense model has all weights.
+    report, workload = of_scenario("dense_llama")
+    assert len({least_bytes(report, workload, lengths_of(1, 1), 1, engines) for engines in (1, 2)}) == 1
+
+
 def test_nothing_is_known_without_passes_or_lengths():
     report, workload = of_scenario("dense_llama")
     assert least_bytes(report, workload, lengths_of(10, 2), None) is None
