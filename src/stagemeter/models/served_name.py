@@ -44,9 +44,10 @@ def require_served(model: str, served: str, where: str, given: bool = True) -> t
     if spellings(model) & spellings(served) or (mine == theirs if mine else given):
         return ()
     if not given or theirs:
-        what = f"model {model}:" if given else "model: missing, and"
         remedy = (
             f"Give --model {theirs}" if theirs else "Give a name of `stagemeter models`, or the folder of its files"
         )
-        raise StagemeterError(f"{what} {where} serves {served!r}. {remedy}")
+        if not given:
+            raise StagemeterError(f"model: missing, and {where} serves {served!r}. {remedy}")
+        raise StagemeterError(f"model {model}: {where} serves {served!r}. {remedy}")
     return (f"{where} serves {served!r}, and counts are of {model}",)
