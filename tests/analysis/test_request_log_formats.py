@@ -166,19 +166,86 @@ def test_report_of_guidellm(tmp_path):
     assert read(saved(tmp_path / "sampled", report))[4] == [
         "the report keeps 6 of 60 successful requests, and the others are not counted"
     ]
-    report["benchmarks"][0]["requests"]["successful"][1]["input_metrics"]["image_count"] = 2
-    assert read(saved(tmp_path / "pictures", report))[4][0].startswith("1 requests have pictures whose sizes")
     report["benchmarks"][0]["requests"]["successful"][2]["output_tokens"] = -1
     with pytest.raises(StagemeterError, match="request 3: output_tokens is -1, not"):
         read(saved(tmp_path / "sampled", report))
 
 
-def test_pictures_of_aiperf_are_named(tmp_path):
+QWEN = "qwen2.5-vl-7b"
+
+
+def counted_in_guidellm(folder):
+    report = json.loads((RECORDED / "guidellm.json").read_text(encoding="utf-8"))
+    asked = report["benchmarks"][0]["requests"]["successful"]
+    for stats in asked:
+        stats["prompt_tokens"] += 2000
+    asked[1]["input_metrics"]["image_count"] = 2
+    return saved(folder / "log", report), 2
+
+
+def counted_in_aiperf(folder):
     lines = (RECORDED / "aiperf.jsonl").read_text(encoding="utf-8").splitlines()
     record = json.loads(lines[1])
     record["metrics"]["num_images"] = {"value": 1, "unit": "images"}
-    (tmp_path / "log").write_text("\n".join([*lines, json.dumps(record)]), encoding="utf-8")
-    assert read(tmp_path / "log")[4][-1].startswith("1 requests have pictures whose sizes the log does not say")
+    return saved(folder / "log", "\n".join([*lines, json.dumps(record)])), len(lines) + 1
+
+
+def counted_in_csv(folder):
+    return saved(folder / "log", "prompt_tokens,output_tokens,image_count\n9,3,0\n2600,5,3\n9,4,\n"), 3
+
+
+@pytest.mark.parametrize("write", [counted_in_guidellm, counted_in_aiperf, counted_in_csv])
+def test_pictures_that_are_counted_have_the_size_that_is_given(write, tmp_path):
+    """They cost what pictures cost of which the log says the sizes."""
+    log, place = write(tmp_path)
+    found = analyze_requests(AnalysisConfig(model=QWEN, image_w=448, image_h=336), log, tmp_path / "out")
+    number = {"guidellm": 2, "aiperf": 1, "csv": 3}[write.__name__.rpartition("_")[2]]
+    assert found["pages"] == number
+    assert "the log counts pictures without their sizes: each has 448 x 336 pixels" in found["notes"]
+    rows = "".join(
+        f"{prompt},{cached},{output},{' '.join(['448x336'] * number) if line == place else ''}\n"
+        for line, prompt, cached, output in read(log)[1]
+    )
+    table = saved(tmp_path / "table", f"prompt_tokens,cached_tokens,output_tokens,image_sizes\n{rows}")
+    sized = analyze_requests(AnalysisConfig(model=QWEN), table, tmp_path / "out")
+    assert (found["stages"], found["groups"]) == (sized["stages"], sized["groups"])
+    with pytest.raises(
+        StagemeterError, match=f"{place}: has a picture, and the log does not say its size. Give --page"
+    ):
+        analyze_requests(AnalysisConfig(model=QWEN), log, tmp_path / "out")
+    with pytest.raises(StagemeterError, match=f"{place}: has a picture, and llama-3.1-8b reads text alone"):
+        analyze_requests(AnalysisConfig(model="llama-3.1-8b"), log, tmp_path / "out")
+
+
+def test_logs_that_count_no_picture_need_no_size(tmp_path):
+    for name in ("guidellm.json", "aiperf.jsonl"):
+        assert analyze_requests(AnalysisConfig(model=QWEN), RECORDED / name, tmp_path / "out")["pages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("900,5,2,600x800", "line 2: image_count is 2, and there are sizes of 1 picture"),
+        ("900,5,1,", "line 2: image_count is 1, and there are sizes of no pictures"),
+        ("900,5,-1,600x800", "line 2: image_count is -1, not a whole number from 0"),
+        ("900,5,,600x800", None),
+        ("900,5,1,600x800", None),
+    ],
+)
+def test_count_beside_sizes_is_their_number(row, reason, tmp_path):
+    log = saved(tmp_path / "log", f"prompt_tokens,output_tokens,image_count,image_sizes\n{row}\n")
+    if reason is None:
+        assert analyze_requests(AnalysisConfig(model=QWEN), log, tmp_path / "out")["pages"] == 1
+        return
+    with pytest.raises(StagemeterError, match=reason):
+        analyze_requests(AnalysisConfig(model=QWEN), log, tmp_path / "out")
+
+
+def test_several_pages_are_no_size_of_those_that_a_log_counts(tmp_path):
+    log, _ = counted_in_csv(tmp_path)
+    config = AnalysisConfig(model=QWEN, image_w=448, image_h=336, images_per_request=2)
+    with pytest.raises(StagemeterError, match="says how many pictures each request has"):
+        analyze_requests(config, log, tmp_path / "out")
 
 
 def test_records_of_aiperf():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.request_batch import Again, Batch
-from stagemeter.analysis.request_logs.check import BadLines, Names, Requests, Sizes, rows_without
+from stagemeter.analysis.request_logs.check import UNSIZED, BadLines, Names, Requests, Sizes, rows_without
 from stagemeter.analysis.request_pages import NEEDED, LoggedPages
 from stagemeter.analysis.requests import require_parts
 from stagemeter.core.cost import ZERO, Cost, item_sizes, total
@@ -63,12 +63,15 @@ class RequestCosts:
         Takes requests that the model cannot have.
     given : tuple of tuple, optional
         Width and height of the pages that each request has, where the log has none.
+    size : tuple of int, optional
+        Width and height of each picture of which the log does not say them.
     """
 
     model: ModelDescription
     config: AnalysisConfig
     bad: BadLines
     given: tuple[tuple[int, int], ...] | None = None
+    size: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
     _tokens: Counter[str] = field(default_factory=Counter)
     _stages: dict[str, Sums] = field(default_factory=dict)
@@ -96,6 +99,7 @@ class RequestCosts:
             self._refuse(requests, dict.fromkeys(np.flatnonzero(shown).tolist(), _PAGE_OF_ALL))
             requests = requests.where(~shown)
             requests = replace(requests, pictures=0 * requests.pictures, sizes=(self.given,))
+        requests = self._sized(requests)
         again, patterns, contradictions = self._seen_before(requests)
         batch = Batch(self.pages, requests, again, patterns)
         faults = {**batch.faults(), **contradictions}
@@ -109,6 +113,23 @@ class RequestCosts:
             of_group = batch.requests.where(rows)
             self._require_parts_of(of_group, layout)
             self._add_group(of_group, layout, batch.image_tokens[rows], vision[rows])
+
+    def _sized(self, requests: Requests) -> Requests:
+        """Return requests all of whose pictures have sizes, those that are given where the log does not say them."""
+        import numpy as np
+
+        unsized = [UNSIZED in sizes for sizes in requests.sizes]
+        if not any(unsized) or not self.model.family.reads_pages:
+            return requests
+        if self.size is None:
+            row = np.flatnonzero(np.asarray(unsized)[requests.pictures])[0]
+            raise StagemeterError(
+                f"{self.bad.path}: {self.bad.place} {requests.line[row]:,}: has a picture, and the log does not say "
+                "its size. Give --page-size"
+            )
+        size = self.size
+        named = (tuple(size if one == UNSIZED else one for one in sizes) for sizes in requests.sizes)
+        return replace(requests, sizes=tuple(named))
 
     def _seen_before(self, requests: Requests) -> tuple[NDArray[Any], list[Again], dict[int, str]]:
         """Return which pictures of each request came before, as far as the log tells them apart.

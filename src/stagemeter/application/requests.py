@@ -100,19 +100,29 @@ def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool | None = None) 
     require_closed_forms(model)
     bad = BadLines(log, skip_bad)
     requests = open_log(log, bad)
-    pages = None
+    pages = size = None
     if model.family.reads_pages:
-        if requests.has_pages:
+        page_given = not {"sample_image_path", "image_w", "dpi"}.isdisjoint(config.model_fields_set)
+        if requests.sizes_pages:
             refuse_settings(config, OF_PAGES)
-        elif not {"sample_image_path", "image_w", "dpi"} & config.model_fields_set:
+        elif page_given and requests.counts_pages:
+            size, *further = sizes_of_pages(config)
+            if further:
+                raise StagemeterError(
+                    f"page_size: {log} says how many pictures each request has. Give one size for all of them"
+                )
+        elif page_given:
+            pages = tuple(sizes_of_pages(config))
+        elif not requests.counts_pages:
             raise StagemeterError(
                 f"{log}: does not say which requests have a picture. Add a column image_sizes, empty where there is "
                 "none, or give --page-size for all"
             )
-        pages = None if requests.has_pages else tuple(sizes_of_pages(config))
     else:
         settings_of(config).refuse_unused(model.name, model.family.name)
-    costs = RequestCosts(model, config, bad, pages)
+    costs = RequestCosts(model, config, bad, pages, size)
+    if size is not None:
+        costs.notes.append(f"the log counts pictures without their sizes: each has {size[0]:,} x {size[1]:,} pixels")
     if requests.unread:
         more = f" and {len(requests.unread) - _NAMED} more" if len(requests.unread) > _NAMED else ""
         costs.notes.append(f"columns that are not read: {', '.join(map(shown, requests.unread[:_NAMED]))}{more}")

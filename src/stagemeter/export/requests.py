@@ -47,10 +47,10 @@ def stage_rows(costs: Mapping[str, Any]) -> list[list[str]]:
 
 def _lengths(costs: Mapping[str, Any]) -> str:
     before = f", {costs['pages_encoded_before']:,} encoded before" if costs["pages_encoded_before"] else ""
-    pages = f"{costs['pages']:,} pages, {costs['pages_cached']:,} of them cached{before}; " if costs["pages"] else ""
+    pages = f"{costs['pages']:,} page{'s' * (costs['pages'] > 1)}, {costs['pages_cached']:,} of them cached{before}; "
     return (
-        f"{pages}{costs['prompt_tokens']:,} prompt tokens, {costs['cached_tokens']:,} of them cached; "
-        f"{costs['output_tokens']:,} output tokens, {costs['dtype']}"
+        f"{pages * (costs['pages'] > 0)}{costs['prompt_tokens']:,} prompt tokens, "
+        f"{costs['cached_tokens']:,} of them cached; {costs['output_tokens']:,} output tokens, {costs['dtype']}"
     )
 
 

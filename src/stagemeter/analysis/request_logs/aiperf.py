@@ -12,7 +12,7 @@ from typing import Any
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.columns import FAILED, failure_of
 from stagemeter.analysis.request_logs.json_lines import numbered_objects
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records, unsized_pictures
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records
 
 #: Metrics of each column: what the server says, before what the client's tokenizer counts.
 _METRICS = {
@@ -36,7 +36,7 @@ def read(path: Path, bad: BadLines) -> RequestLog:
 
 
 def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    warm_ups = of_client = pictures = 0
+    warm_ups = of_client = 0
     for line, record in numbered_objects(path, bad):
         metadata, metrics = record.get("metadata"), record.get("metrics")
         if not isinstance(metadata, dict) or not isinstance(metrics, dict):
@@ -56,11 +56,11 @@ def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int
             failure = "was cancelled"
         if failure is not None:
             request[FAILED] = failure
-        elif isinstance(counted := metrics.get("num_images"), dict):
-            pictures += bool(counted.get("value"))
+        # The metric is left out of records without a picture (image_metrics.py).
+        counted = metrics.get("num_images")
+        request["image_count"] = counted.get("value") if isinstance(counted, dict) else 0
         yield line, request
     if warm_ups:
         notes.append(f"{warm_ups:,} requests of the warm-up are left out")
     if of_client:
         notes.append("some lengths are those of the client's tokenizer, since the server reported none")
-    notes += unsized_pictures(pictures)

@@ -84,6 +84,11 @@ class BadLines:
 
 #: Width and height of each picture of a request, in order.
 Sizes = tuple[tuple[int, int], ...]
+#: In place of a picture's size, where a log only counts pictures.
+UNSIZED = (0, 0)
+_MOST_PICTURES = 65_536
+#: Columns of the sizes of pictures.
+SIZED = frozenset(("image_width", "image_height", "image_sizes"))
 #: Names that tell each picture of a request from others; None where nothing does.
 Names = tuple[str | None, ...]
 
@@ -150,6 +155,18 @@ def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
         several = _places(table["image_sizes"], known, mark)
         mark((pictures > 0) & (several > 0), lambda row: "image_sizes and image_width both tell a picture")
         pictures = np.where(several > 0, several, pictures)
+    if "image_count" in table.columns:
+        told = column("image_count", 0, _MOST_PICTURES)
+        if SIZED.isdisjoint(table.columns):
+            several, which = np.unique(told, return_inverse=True)
+            unsized = [known.setdefault((UNSIZED,) * number, len(known)) for number in several.tolist()]
+            pictures = np.asarray(unsized, np.int64)[which]
+        else:
+            sized = np.asarray(list(map(len, known)))[pictures]
+            mark(
+                table["image_count"].notna().to_numpy() & (told != sized),
+                lambda row: f"image_count is {told[row]}, and there are sizes of {_counted(sized[row])}",
+            )
     sizes, names = tuple(known), None
     if "image_ids" in table.columns:
         counts = np.asarray(list(map(len, sizes)))[pictures]

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.analysis.request_logs.check import BadLines
+from stagemeter.analysis.request_logs.check import SIZED, BadLines
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 
@@ -32,6 +32,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "image_width": ("image_width",),
     "image_height": ("image_height",),
     "image_sizes": ("image_sizes", "images"),
+    "image_count": ("image_count", "num_images"),
     "image_ids": ("image_ids", "image_id", "image_hashes", "image_hash"),
 }
 #: Objects that hold such names, too: the usage of OpenAI's interface (vllm/entrypoints/openai/engine/protocol.py,
@@ -93,7 +94,7 @@ def require_columns(path: Path, names: Sequence[str], found: Set[str]) -> None:
             raise StagemeterError(
                 f"{path}: lacks a column {column}; it has {', '.join(map(shown, names[:20]))}. Name one of {known}"
             )
-    pictures = sorted(name for name in found if name.startswith("image_") and name != "image_ids")
+    pictures = sorted(SIZED & found)
     if pictures not in ([], ["image_sizes"], ["image_height", "image_width"]):
         raise StagemeterError(
             f"{path}: has {' and '.join(pictures)}. Give image_width and image_height, or image_sizes alone"

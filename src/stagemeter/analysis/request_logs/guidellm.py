@@ -12,7 +12,7 @@ from typing import Any
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.columns import FAILED
 from stagemeter.analysis.request_logs.json_list import values_of
-from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records, unsized_pictures
+from stagemeter.analysis.request_logs.reading import RequestLog, Sample, log_of_records
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 
@@ -31,9 +31,8 @@ def read(path: Path, bad: BadLines) -> RequestLog:
         if stream.read(11) == b"benchmarks:":
             raise StagemeterError(f"{path}: is a report in YAML. Give that in JSON, which GuideLLM writes as well")
     bad.place = "request"
-    notes: list[str] = []
     remedy = "Run the benchmark again, and keep its requests"
-    log = log_of_records("GuideLLM", path, _requests(path, notes), bad, notes=notes, remedy=remedy)
+    log = log_of_records("GuideLLM", path, _requests(path), bad, remedy=remedy)
     whole = sum(
         value for value in values_of(path, "benchmarks.item.metrics.request_totals.successful") if type(value) is int
     )
@@ -43,8 +42,8 @@ def read(path: Path, bad: BadLines) -> RequestLog:
     return log
 
 
-def _requests(path: Path, notes: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    number = pictures = 0
+def _requests(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    number = 0
     for status in _STATUSES:
         for stats in values_of(path, f"benchmarks.item.requests.{status}.item"):
             number += 1
@@ -53,11 +52,10 @@ def _requests(path: Path, notes: list[str]) -> Iterator[tuple[int, Mapping[str, 
             request = {name: stats[name] for name in _COLUMNS if stats.get(name) is not None}
             if status != "successful":
                 request[FAILED] = _reason(stats) or status
-            else:
-                asked = stats.get("input_metrics")
-                pictures += bool(isinstance(asked, dict) and asked.get("image_count"))
+            asked = stats.get("input_metrics")
+            if isinstance(asked, dict) and "image_count" in asked:
+                request["image_count"] = 0 if asked["image_count"] is None else asked["image_count"]
             yield number, request
-    notes += unsized_pictures(pictures)
 
 
 def _reason(stats: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagemeter.analysis.request_logs.check import BadLines, Requests, checked
+from stagemeter.analysis.request_logs.check import SIZED, BadLines, Requests, checked
 from stagemeter.analysis.request_logs.columns import (
     FAILED,
     Numbered,
@@ -81,9 +81,14 @@ class RequestLog:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def has_pages(self) -> bool:
-        """Whether the log has columns of pictures."""
-        return any(column.startswith("image_") and column != "image_ids" for column in self.columns)
+    def sizes_pages(self) -> bool:
+        """Whether the log says the sizes of pictures."""
+        return not SIZED.isdisjoint(self.columns)
+
+    @property
+    def counts_pages(self) -> bool:
+        """Whether the log says how many pictures a request has, and not their sizes."""
+        return "image_count" in self.columns and not self.sizes_pages
 
 
 def _checked(tables: Iterable[pandas.DataFrame], bad: BadLines) -> Iterator[Requests]:
@@ -140,13 +145,3 @@ def log_of_records(
             yield table
 
     return RequestLog(form, columns, unread, _checked(tables(), bad), [] if notes is None else notes)
-
-
-def unsized_pictures(requests: int) -> list[str]:
-    """Return the note on requests of which a log tells the number of pictures alone."""
-    if not requests:
-        return []
-    return [
-        f"{requests:,} requests have pictures whose sizes the log does not say: they count as text, or with the page "
-        "that is given for all"
-    ]
