@@ -117,3 +117,11 @@ def test_tokens_of_one_request_are_those_that_a_server_counts(stagemeter, folder
     assert "--one-request: 2 pages, and trocr-base" in refused.err
     refused = stagemeter("tokens", "--model", "qwen2.5-vl-7b", "90x90", "--one-request", "--fit", "9")
     assert "--fit answers for a page alone" in refused.err
+
+
+def test_pages_of_a_corpus_stand_for_no_others(stagemeter, folder):
+    (folder / "sizes.csv").write_text("width,height\n800,600\n")
+    plan = ("plan", "--model", "qwen2.5-vl-7b", "--pages", "sizes.csv", "--pages-per-day", "9", "--device", "H200-SXM")
+    for given in (("--page-size", "448x336"), ("--page-size", "1654x2339", "--page-size", "90x90")):
+        refused = stagemeter(*plan, "--no-track", *given)
+        assert (refused.code, "the pages of sizes.csv count" in refused.err) == (2, True)

@@ -55,19 +55,16 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     family = model.family
     if config.video_frames is not None and not family.videos:
         raise no_video(f"video_frames {config.video_frames}", model.name)
-    further: list[RequestPages] = []
     if family.reads_pages:
-        page = sizes_of_pages(config)[0]
-        further = further_pages(config, model)
-        views, _ = page_views(config, model, *page, among=bool(further))
+        (first, *further), _ = request_pages(config, model)
     else:
         settings_of(config).refuse_unused(model.name, family.name)
-        page, views = (0, 0), NO_PAGE
+        first, further = RequestPages(1, (0, 0), NO_PAGE), []
     workload = make_workload(
         family,
         model.architecture,
-        page,
-        views,
+        first.size,
+        first.views,
         further,
         seq_len=config.seq_len,
         decode_context=config.decode_context,
@@ -79,19 +76,22 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     return workload
 
 
-def further_pages(config: AnalysisConfig, model: ModelDescription) -> list[RequestPages]:
-    """Return the pages behind the first one, or refuse them for a model that takes one page."""
-    _, *further = sizes_of_pages(config)
-    if not further:
-        return []
-    tags = model.family.tags
-    if tags is None:
-        given = "image_w" if config.sample_image_path is None else "sample_image_path"
-        setting = given if config.images_per_request is None else "images_per_request"
-        raise one_page_alone(setting, 1 + len(further), model)
-    groups = [(len(list(equal)), size) for size, equal in groupby(further)]
-    pages = ((times, size, page_views(config, model, *size, among=True)[0]) for times, size in groups)
-    return [RequestPages(times, size, views, tags(model.architecture, views)) for times, size, views in pages]
+def request_pages(config: AnalysisConfig, model: ModelDescription) -> tuple[list[RequestPages], tuple[str, ...]]:
+    """Return the first page of a request and those behind it, and notes that name the limits of the first.
+
+    Several pages are refused for a model that takes one.
+    """
+    first, *others = sizes_of_pages(config)
+    views, notes = page_views(config, model, *first, among=bool(others))
+    pages, tags = [RequestPages(1, first, views)], model.family.tags
+    for size, equal in groupby(others):
+        if tags is None:
+            given = "image_w" if config.sample_image_path is None else "sample_image_path"
+            setting = given if config.images_per_request is None else "images_per_request"
+            raise one_page_alone(setting, 1 + len(others), model)
+        views, _ = page_views(config, model, *size, among=True)
+        pages.append(RequestPages(len(list(equal)), size, views, tags(model.architecture, views)))
+    return pages, notes
 
 
 def one_page_alone(setting: str, pages: int, model: ModelDescription) -> StagemeterError:
@@ -231,6 +231,7 @@ def require_runnable(workload: Workload, model: ModelDescription, measured: str 
     `measured` is the source that the length of the prompt was read from; None: it was given.
     """
     taken = workload.all_image_tokens + workload.tags
+    pages = "the page alone takes" if workload.pages == 1 else f"the {workload.pages:,} pages alone take"
     if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= taken:
         if measured is not None:
             raise StagemeterError(
@@ -239,7 +240,7 @@ def require_runnable(workload: Workload, model: ModelDescription, measured: str 
                 "--page-size"
             )
         raise StagemeterError(
-            f"seq_len {workload.prompt_tokens}: cannot be run: the page alone takes {taken} tokens, "
+            f"seq_len {workload.prompt_tokens}: cannot be run: {pages} {taken} tokens, "
             f"and one begins the sequence. Leave it out, or give {taken + 1} or more"
         )
 

@@ -372,4 +372,4 @@ def _keeps_state(mixer: Mixer, hidden: int) -> bool:
 
 def _of_text(workload: Workload) -> Workload:
     """Return a workload whose prompt is text alone, as long as it was."""
-    return replace(workload, mode=TEXT, global_views=0, local_views=0, image_tokens=0)
+    return replace(workload, mode=TEXT, global_views=0, local_views=0, image_tokens=0, further_pages=None)

@@ -96,7 +96,7 @@ def plan_devices(
     if mfu is None and not model.weights_known:
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
     goal = Goal(unit, per_day, mfu, None if run is None else run.source, _by_device(prices or {}, peaks))
-    corpus = _corpus(images, pages, model, config.dpi)
+    corpus = _corpus(images, pages, model, config)
     found: dict[Workload, int] = {}
     if requests is None:
         found = _requests(config, model, corpus)
@@ -260,17 +260,22 @@ def _described(model: str, found: Mapping[Workload, int]) -> str:
     return f"pages become {len(found):,} different requests; {same:,} of {whole:,} pages are {request}"
 
 
-def _corpus(images: Path | None, pages: Path | None, model: ModelDescription, dpi: int | None) -> Corpus | None:
+def _corpus(images: Path | None, pages: Path | None, model: ModelDescription, config: AnalysisConfig) -> Corpus | None:
     for option, given in (("images", images), ("pages", pages)):
-        if given is not None and not model.family.reads_pages:
+        if given is None:
+            continue
+        if not model.family.reads_pages:
             raise StagemeterError(f"{option}: {model.name} reads text alone, and no page of {given}. Leave it out")
+        for setting in ("sample_image_path", "image_w", "image_h", "further_pages"):
+            if getattr(config, setting) != getattr(AnalysisConfig(), setting):
+                raise StagemeterError(f"{setting} {getattr(config, setting)}: the pages of {given} count. Leave it out")
     if images is not None:
-        corpus = pages_of_folder(images, dpi)
+        corpus = pages_of_folder(images, config.dpi)
     elif pages is not None:
-        corpus = pages_of_table(pages, dpi)
+        corpus = pages_of_table(pages, config.dpi)
     else:
         return None
-    refuse_resolution(dpi, corpus.pages)
+    refuse_resolution(config.dpi, corpus.pages)
     return corpus
 
 

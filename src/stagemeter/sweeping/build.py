@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import page_views, settings_of
-from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, further_pages, require_parts
+from stagemeter.analysis.pages import settings_of
+from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT, request_pages, require_parts
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
@@ -239,10 +239,9 @@ def _planned(
             size = page.width, page.height
             if size not in planned:
                 config = AnalysisConfig(image_w=page.width, image_h=page.height, images_per_request=number, **asked)
-                further = further_pages(config, model)
-                views, limit_notes = page_views(config, model, *size, among=bool(further))
+                (first, *further), limit_notes = request_pages(config, model)
                 more, tags = (further[0].times, further[0].tags) if further else (0, 0)
-                planned[size] = Page(*size, views, more=more, tags=tags)
+                planned[size] = Page(*size, first.views, more=more, tags=tags)
                 notes += limit_notes
             found.append(replace(planned[size], name=page.name))
     return found, tuple(dict.fromkeys(notes))
