@@ -288,8 +288,11 @@ def test_a_log_makes_the_work_of_spans_exact(command, experiment):
     assert json.loads(out)["engine"]["flops"] == 16_309_936_128
 
 
-def test_a_default_model_with_longer_pages_than_prompts_is_named(command):
-    pages = [RECORDED / f"dense_llama.{when}.txt" for when in ("before", "after")]
+def test_a_default_model_with_longer_pages_than_prompts_is_named(command, tmp_path):
+    pages = [tmp_path / "before.txt", tmp_path / "after.txt"]
+    for page in pages:
+        recorded = (RECORDED / f"dense_llama.{page.name}").read_text()
+        page.write_text(recorded.replace("./llama", "deepseek-ai/DeepSeek-OCR"))
     code, out, err = command("import-profile", *pages)
     assert (code, out) == (2, "")
     assert "the prompts that were measured have 348 tokens, and a page takes 903 of deepseek-ocr. Give the model" in err

@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 from replayed_server import CONFIGS, LLAMA, REQUESTS, ReplayedServer, page
 
 from stagemeter.core.errors import StagemeterError
@@ -319,22 +320,21 @@ def test_energy_of_a_meter(watch):
     assert run.data.metrics["engine/joules_per_new_token"] == pytest.approx(50 * DONE / 88)
 
 
-class OneGpu:
+class OneGpu(BaseMetricsMonitor):
     """MLflow's monitor of a GPU that takes 100 W more each time, and is gone after the last time."""
 
     def __init__(self, times: int = 10**9) -> None:
-        self.left, self.measured = times, {}
-
-    def clear_metrics(self) -> None:
-        self.measured = {}
+        super().__init__()
+        self.left = times
 
     def collect_metrics(self) -> None:
         self.left -= 1
         if self.left >= 0:
-            self.measured = {"gpu_0_power_usage_watts": 100.0 * (10**9 - self.left), "gpu_0_utilization_percentage": 7}
+            self._metrics["gpu_0_power_usage_watts"].append(100.0 * (10**9 - self.left))
+            self._metrics["gpu_0_utilization_percentage"].append(7.0)
 
     def aggregate_metrics(self) -> dict[str, float]:
-        return self.measured
+        return {name: values[-1] for name, values in self._metrics.items()}
 
 
 def test_energy_of_system_metrics_is_the_mean_power_over_the_time(monkeypatch):
