@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas
 import pytest
 
 from stagemeter import AnalysisConfig, StagemeterError
@@ -169,6 +170,42 @@ def test_report_of_guidellm(tmp_path):
     report["benchmarks"][0]["requests"]["successful"][2]["output_tokens"] = -1
     with pytest.raises(StagemeterError, match="request 3: output_tokens is -1, not"):
         read(saved(tmp_path / "sampled", report))
+
+
+def of_aiperf(metric):
+    record = json.loads((RECORDED / "aiperf.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    record["metrics"]["usage_prompt_tokens"] = metric
+    return record
+
+
+def of_spans(value):
+    tokens = {"gen_ai.usage.prompt_tokens": value, "gen_ai.usage.completion_tokens": {"intValue": "2"}}
+    attributes = [{"key": key, "value": one} for key, one in tokens.items()]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": attributes}]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (of_aiperf("many"), "line 1: prompt_tokens is 'many', not a whole number"),
+        (of_aiperf({"unit": "tokens"}), "line 1: prompt_tokens is missing"),
+        (of_spans({"boolValue": True}), "span 1: prompt_tokens is {'boolValue': True}, not a whole number"),
+        (of_spans({}), "span 1: prompt_tokens is {}, not a whole number"),
+        (of_spans({"intValue": "-1"}), "span 1: prompt_tokens is '-1', not a whole number"),
+        ([{}], "lacks a column prompt_tokens; it has none"),
+    ],
+)
+def test_tokens_that_are_no_numbers_are_named(content, reason, tmp_path):
+    """They are neither left out nor replaced by what a client counted."""
+    with pytest.raises(StagemeterError, match=reason):
+        read(saved(tmp_path / "log", content))
+
+
+def test_seconds_and_truth_values_of_a_table_are_no_tokens(tmp_path):
+    for values in (pandas.to_timedelta([9, 8]), pandas.to_datetime([9, 8]), [True, True]):
+        pandas.DataFrame({"prompt_tokens": values, "output_tokens": [2, 2]}).to_parquet(tmp_path / "log")
+        with pytest.raises(StagemeterError, match="line 1: prompt_tokens is "):
+            read(tmp_path / "log")
 
 
 QWEN = "qwen2.5-vl-7b"

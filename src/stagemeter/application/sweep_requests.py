@@ -29,6 +29,7 @@ _AXES: Mapping[str, Callable[[str, str], Sequence[Any]]] = {
 _SAME_PROMPTS = (
     "prompt tokens are those of the log in each row: where a page takes fewer tokens, more of the prompt counts as text"
 )
+_SAME_TOKENS = "prompt and output tokens are those of the log for each model, whatever its tokenizer makes of the texts"
 #: What Parquet's whole numbers do not hold, and digits of a decimal of 128 bits.
 _LARGEST, _DIGITS = 2**63, 38
 
@@ -60,6 +61,8 @@ def sweep_requests(settings: SweepSettings, log: Path, output: Path, skip_bad: b
     write_whole(output, _parquet(rows))
     if any(row["log_count/pages"] for row in rows) and len({_of_pages(row) for row in rows}) > 1:
         notes.append(_SAME_PROMPTS)
+    if len({row["model"] for row in rows}) > 1:
+        notes.append(_SAME_TOKENS)
     return SweptLog(output, rows, origin, tuple(dict.fromkeys(notes)))
 
 

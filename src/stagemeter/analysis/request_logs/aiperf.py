@@ -47,7 +47,7 @@ def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int
             continue
         request: dict[str, Any] = {}
         for column, names in _METRICS.items():
-            values = {name: one.get("value") for name in names if isinstance(one := metrics.get(name), dict)}
+            values = {name: _value(metrics[name]) for name in names if metrics.get(name) is not None}
             if values:
                 request[column] = next(iter(values.values()))
             of_client += bool(values) and len(names) > 1 and next(iter(values)) == names[-1]
@@ -57,10 +57,13 @@ def _requests(path: Path, bad: BadLines, notes: list[str]) -> Iterator[tuple[int
         if failure is not None:
             request[FAILED] = failure
         # The metric is left out of records without a picture (image_metrics.py).
-        counted = metrics.get("num_images")
-        request["image_count"] = counted.get("value") if isinstance(counted, dict) else 0
+        request["image_count"] = _value(metrics.get("num_images", 0))
         yield line, request
     if warm_ups:
         notes.append(f"{warm_ups:,} requests of the warm-up are left out")
     if of_client:
         notes.append("some lengths are those of the client's tokenizer, since the server reported none")
+
+
+def _value(metric: Any) -> Any:
+    return metric.get("value") if isinstance(metric, dict) else metric

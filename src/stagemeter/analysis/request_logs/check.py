@@ -198,7 +198,8 @@ def _whole(values: pandas.Series, least: int, most: int, needed: bool) -> tuple[
     import numpy as np
     import pandas
 
-    if values.dtype == bool:
+    # Neither truth values nor times are numbers of tokens.
+    if values.dtype.kind in "bmM":
         return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
     if values.dtype == np.int64:
         numbers = values.to_numpy()

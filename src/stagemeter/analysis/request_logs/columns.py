@@ -92,7 +92,8 @@ def require_columns(path: Path, names: Sequence[str], found: Set[str]) -> None:
         if column not in found:
             known = ", ".join(NAMES[column][:5])
             raise StagemeterError(
-                f"{path}: lacks a column {column}; it has {', '.join(map(shown, names[:20]))}. Name one of {known}"
+                f"{path}: lacks a column {column}; it has {', '.join(map(shown, names[:20])) or 'none'}. Name one of "
+                f"{known}"
             )
     pictures = sorted(SIZED & found)
     if pictures not in ([], ["image_sizes"], ["image_height", "image_width"]):

@@ -122,6 +122,9 @@ def _attributes(span: Any) -> dict[str, Any]:
                 found[key] = _whole(value)
             case {"key": str(key), "value": {"doubleValue": value} | {"stringValue": value}}:
                 found[key] = value
+            # Such a span is bad, not one without tokens.
+            case {"key": str(key), "value": value} if any(key in names for names in _TOKENS.values()):
+                found[key] = value
     return found
 
 
