@@ -3,7 +3,7 @@
 import pytest
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.served_name import require_served, shipped_as
+from stagemeter.models.served_name import model_served, require_served, shipped_as
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,11 @@ def test_names_that_do_not_tell_are_noted():
     assert note == "page.txt serves 'mine', and counts are of llama-3.1-8b"
     (note,) = require_served("deepseek-ocr", "", "page.txt", given=False)
     assert note == "page.txt names no model: counts are of deepseek-ocr, since --model was left out"
+
+
+def test_without_a_model_a_shipped_one_is_taken_by_its_name():
+    name, (note,) = model_served("deepseek-ocr", "Qwen/Qwen2.5-VL-7B-Instruct", "page.txt", given=False)
+    assert name == "qwen2.5-vl-7b"
+    assert note == "counts are of qwen2.5-vl-7b, which page.txt serves as 'Qwen/Qwen2.5-VL-7B-Instruct'"
+    with pytest.raises(StagemeterError, match=r"^model: missing"):
+        model_served("deepseek-ocr", "mine", "page.txt", given=False)

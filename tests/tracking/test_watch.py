@@ -255,6 +255,14 @@ def test_the_default_model_is_refused_where_the_server_names_another(watch):
     assert ended.err.startswith("error: --model: missing")
 
 
+def test_a_shipped_model_is_known_by_the_name_that_the_server_gives_it(watch):
+    pages = [page.replace('"./llama"', '"meta-llama/Llama-3.1-8B"') for page in PAGES]
+    ended = watch(pages, model=())
+    assert ended.code == 0, ended.err
+    assert "counts are of llama-3.1-8b, which" in ended.err
+    assert ended.run.data.params["model"] == "llama-3.1-8b"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("left_out", [0, 1])
 def test_a_log_makes_the_whole_exact_unless_it_contradicts_the_pages(watch, tmp_path, left_out):

@@ -20,7 +20,7 @@ from stagemeter.application.mfu import count_work
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import asked_peak, find_device
 from stagemeter.models.lookup import ModelDescription, describe_model
-from stagemeter.models.served_name import require_served
+from stagemeter.models.served_name import model_served
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.energy import Energy, Meter, PowerMeter, is_power_page
@@ -104,10 +104,14 @@ def watch(
     exclusive(True, device=asked.device, peak_tflops=asked.peak_tflops)
     peak = asked_peak(config.dtype, asked.device, asked.peak_tflops, asked.peak_gbps)
     assert peak is not None, "a device or its peak is given"
+    given = "model" in config.model_fields_set
+    if given:
+        describe_model(config.model, config.trust_remote_code)
+    servers, power = _servers(asked)
+    name, named = model_served(config.model, servers[0].model, servers[0].name, given)
+    config = config.model_copy(update={"model": name})
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
-    servers, power = _servers(asked)
-    named = require_served(config.model, servers[0].model, servers[0].name, "model" in config.model_fields_set)
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages

@@ -21,6 +21,17 @@ def shipped_as(name: str) -> str | None:
     return next((shipped[known] for known in spellings(name) if known in shipped), None)
 
 
+def model_served(model: str, served: str, where: str, given: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the model to count, and notes: the one that was given, else the shipped one that the server names.
+
+    Parameters and refusals are those of `require_served`.
+    """
+    theirs = None if given else shipped_as(served)
+    if theirs is None:
+        return model, require_served(model, served, where, given)
+    return theirs, (f"counts are of {theirs}, which {where} serves as {served!r}",)
+
+
 def require_served(model: str, served: str, where: str, given: bool = True) -> tuple[str, ...]:
     """Refuse a model if the server names another one, and return notes on names that do not tell.
 
