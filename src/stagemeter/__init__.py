@@ -15,6 +15,8 @@ A report prints as its table, and a notebook shows that; ``report.to_dataframe()
 >>> larger = stagemeter.estimate_model("qwen2.5-vl-7b", image_w=2480, image_h=3508)
 >>> stagemeter.compare_runs({"150 dpi": report, "300 dpi": larger}).figure()
 <NotebookFigure size 800x480 with 1 Axes>
+>>> stagemeter.plan("qwen2.5-vl-7b", 1e6, ["H100-SXM", "L40S"], mfu=0.3).best[0].device
+'H100-SXM'
 >>> table = stagemeter.sweep({"batch_size": [1, 8, 64], "device": "H100-SXM"}, "sweep.parquet")  # doctest: +SKIP
 
 In MLflow, with times that `stagemeter profile` or `stagemeter import-profile` logged:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from stagemeter.application.mfu import pair_runs as pair_runs
     from stagemeter.application.reports import analyze_model as analyze_model
     from stagemeter.application.reports import estimate_model as estimate_model
+    from stagemeter.application.reports import plan as plan
     from stagemeter.application.sweep import sweep as sweep
     from stagemeter.core.errors import StagemeterError as StagemeterError
     from stagemeter.core.errors import TrackingError as TrackingError
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
     from stagemeter.export.objects import ComparisonReport as ComparisonReport
+    from stagemeter.export.objects import PlanReport as PlanReport
     from stagemeter.export.objects import StaticReport as StaticReport
     from stagemeter.export.objects import UtilizationReport as UtilizationReport
     from stagemeter.integrations.autolog import autolog as autolog
@@ -82,6 +86,7 @@ _FIRST = {
     "analyze_model": "stagemeter.application.reports",
     "compare_runs": "stagemeter.application.compare",
     "sweep": "stagemeter.application.sweep",
+    "plan": "stagemeter.application.reports",
     "pair_runs": "stagemeter.application.mfu",
     "log_static_report": "stagemeter.tracking.log",
     "analyze": "stagemeter.modules.analyze",
@@ -101,6 +106,7 @@ _HOMES = {
     "ModelDescription": "stagemeter.models.lookup",
     "ModuleReport": "stagemeter.modules.report",
     "ModuleStage": "stagemeter.modules.report",
+    "PlanReport": "stagemeter.export.objects",
     "StageAnalysisResult": "stagemeter.core.report",
     "StaticReport": "stagemeter.export.objects",
     "StagemeterCallback": "stagemeter.integrations.trainer",

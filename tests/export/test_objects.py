@@ -10,7 +10,7 @@ import numpy
 import pytest
 from matplotlib.figure import Figure
 
-from stagemeter import AnalysisConfig, StagemeterError, analyze_model, compare_runs, estimate_model, sweep
+from stagemeter import AnalysisConfig, StagemeterError, analyze_model, compare_runs, estimate_model, plan, sweep
 from stagemeter.core.shown import Record, Shown, exact_frame
 from stagemeter.core.terminal import Section
 from stagemeter.core.workload import Workload
@@ -175,3 +175,25 @@ def test_sweep(tmp_path):
     assert swept.figure("cost_by_resolution").axes[0].get_ylabel() == "FLOPs per page"
     with pytest.raises(StagemeterError, match=r"no chart nothing\. Known are cost_by_tokens"):
         swept.figure("nothing")
+
+
+def test_plan():
+    planned = plan("qwen2.5-vl-7b", 1e6, prices={"L40S": 0.9, "H100-SXM": 2.5}, batch_sizes=[8, 32], mfu=0.2)
+    assert planned.best[0].device == planned.plan.best[0].device
+    assert planned.to_dict()["per_day"] == 1e6
+    frame = planned.to_dataframe()
+    assert sorted(zip(frame["device"], frame["batch_size"], strict=True)) == [
+        (device, size) for device in ("H100-SXM", "L40S") for size in (8, 32)
+    ]
+    assert "assumed: " in str(planned)
+    assert planned.figure().axes[0].get_ylabel().startswith("cost a day")
+
+
+def test_rates_need_a_device_and_an_mfu_a_rate():
+    loaded = estimate_model("llama-3.1-8b", seq_len=100, device="H100-SXM", pages_per_hour=1000, mfu=0.4)
+    assert "1,000" in str(loaded)
+    assert loaded.load.pages_per_hour == 1000
+    with pytest.raises(StagemeterError, match=r"^pages_per_hour: of no device\."):
+        estimate_model("llama-3.1-8b", seq_len=100, pages_per_hour=1000)
+    with pytest.raises(StagemeterError, match=r"^mfu: of no rate\."):
+        estimate_model("llama-3.1-8b", seq_len=100, device="H100-SXM", mfu=0.4)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis import analyze as analysis
 from stagemeter.analysis.analyze import Progress
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.analyze import peak_of
+from stagemeter.application.plan import PAGE, plan_devices
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
-from stagemeter.export.objects import StaticReport
+from stagemeter.export.objects import PlanReport, StaticReport
 from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.utilization.load import Load, load_section
 from stagemeter.utilization.memory import roofline_section
 
 
@@ -24,6 +28,8 @@ def analyze_model(
     workload: Workload | None = None,
     *,
     device: str | None = None,
+    pages_per_hour: float | None = None,
+    mfu: float | None = None,
     **settings: Any,
 ) -> StaticReport:
     """Analyze a model of any family: stages in isolation, passes of the whole model, and closed forms.
@@ -42,6 +48,8 @@ def analyze_model(
         The workload of the configuration, if it is known already. Default: it is worked out.
     device : str, optional
         Device to bound the time on, or ``measured`` for this machine. Default: no bounds.
+    pages_per_hour, mfu : float, optional
+        Rate whose share of the device is asked for, at the bound and, if given, at an MFU.
     **settings
         Settings of `AnalysisConfig` in place of `config`, such as ``batch_size=8``.
 
@@ -57,7 +65,7 @@ def analyze_model(
     """
     described, config = _described(model, config, settings)
     report = analysis.analyze_model(described, config, progress, built, workload)
-    return _bounded(report, described, config, device)
+    return _bounded(report, described, config, device, pages_per_hour, mfu)
 
 
 def estimate_model(
@@ -66,13 +74,15 @@ def estimate_model(
     workload: Workload | None = None,
     *,
     device: str | None = None,
+    pages_per_hour: float | None = None,
+    mfu: float | None = None,
     **settings: Any,
 ) -> StaticReport:
     """Report by closed forms alone: as exact as the full analysis, but not checked by running. Needs no torch.
 
     Parameters
     ----------
-    model, config, workload, device, **settings
+    model, config, workload, device, pages_per_hour, mfu, **settings
         See `analyze_model`.
 
     Returns
@@ -94,7 +104,8 @@ def estimate_model(
     True
     """
     described, config = _described(model, config, settings)
-    return _bounded(analysis.estimate_model(described, config, workload), described, config, device)
+    report = analysis.estimate_model(described, config, workload)
+    return _bounded(report, described, config, device, pages_per_hour, mfu)
 
 
 def _described(
@@ -110,8 +121,82 @@ def _described(
     return (describe_model(model, config.trust_remote_code) if isinstance(model, str) else model), config
 
 
-def _bounded(report: Report, model: ModelDescription, config: AnalysisConfig, device: str | None) -> StaticReport:
+def _bounded(
+    report: Report,
+    model: ModelDescription,
+    config: AnalysisConfig,
+    device: str | None,
+    pages_per_hour: float | None,
+    mfu: float | None,
+) -> StaticReport:
+    if device is None and pages_per_hour is not None:
+        raise StagemeterError("pages_per_hour: of no device. Give a device")
+    if pages_per_hour is None and mfu is not None:
+        raise StagemeterError("mfu: of no rate. Give pages_per_hour")
+    load = None if pages_per_hour is None else Load(pages_per_hour, mfu)
     peak = peak_of(device, config.dtype)
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
+        if load is not None:
+            report["load"] = load_section(report, peak, load)
     return StaticReport(report)
+
+
+def plan(
+    model: str,
+    per_day: float,
+    devices: Sequence[str] | None = None,
+    *,
+    config: AnalysisConfig | None = None,
+    unit: str = PAGE,
+    batch_sizes: Sequence[int] | None = None,
+    prices: Mapping[str, float] | None = None,
+    mfu: float | None = None,
+    from_run: str | None = None,
+    images: Path | None = None,
+    pages: Path | None = None,
+    requests: Path | None = None,
+    skip_bad: bool = False,
+    **settings: Any,
+) -> PlanReport:
+    """Say how many devices some pages or requests a day need, for each device and batch size.
+
+    Parameters
+    ----------
+    model, config, **settings
+        See `analyze_model`.
+    per_day, devices, unit, batch_sizes, prices, mfu, from_run, images, pages, requests, skip_bad
+        See `stagemeter.application.plan.plan_devices`.
+
+    Returns
+    -------
+    PlanReport
+        The answer first.
+
+    Raises
+    ------
+    StagemeterError
+        If the load cannot be planned: nothing fits, or every roofline is below the utilization.
+
+    Examples
+    --------
+    >>> planned = plan("qwen2.5-vl-7b", 1e6, ["H100-SXM", "L40S"], mfu=0.3)
+    >>> planned.best[0].device
+    'H100-SXM'
+    """
+    _, config = _described(model, config, settings)
+    planned = plan_devices(
+        config,
+        per_day,
+        devices,
+        unit=unit,
+        batch_sizes=batch_sizes,
+        prices=prices,
+        mfu=mfu,
+        from_run=from_run,
+        images=images,
+        pages=pages,
+        requests=requests,
+        skip_bad=skip_bad,
+    )
+    return PlanReport(planned)

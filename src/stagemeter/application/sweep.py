@@ -254,7 +254,9 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # A notebook would keep the bar in its outputs.
+    console = Console(stderr=True, force_jupyter=False)
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("sweeping", total=total)
         yield lambda amount: progress.update(task, advance=amount)
 

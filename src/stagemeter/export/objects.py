@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.shown import Record, Shown, exact_frame
@@ -11,8 +12,10 @@ from stagemeter.core.terminal import Section
 from stagemeter.export.charts import chart_figure
 from stagemeter.export.comparison import comparison_chart, comparison_records, comparison_sections
 from stagemeter.export.pairing import pairing_sections
+from stagemeter.export.plan import headline, plan_chart, plan_records, plan_rows
 from stagemeter.export.report import flops_figure, report_records, report_sections
 from stagemeter.export.roofline import roofline_chart
+from stagemeter.utilization.fleet import Plan
 
 if TYPE_CHECKING:
     import pandas
@@ -87,3 +90,35 @@ class ComparisonReport(Shown, Record):
 
     def figure(self) -> Figure:
         return chart_figure(comparison_chart(self))
+
+
+@dataclass(frozen=True, repr=False)
+class PlanReport(Shown):
+    """A plan of devices, see `stagemeter.utilization.fleet.Plan`, whose attributes it has.
+
+    The rows of `to_dataframe` are devices at each batch size. `figure` draws cost or devices against time.
+    """
+
+    plan: Plan
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.plan, name)
+
+    def _sections(self) -> Sequence[Section]:
+        notes = [f"assumed: {line}" for line in self.plan.notes]
+        return [Section(lines=[headline(self.plan)]), Section(self.plan.request, plan_rows(self.plan), notes)]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        return exact_frame(plan_records(self.plan))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return self.plan.to_dict()
+
+    def figure(self) -> Figure:
+        chart = plan_chart(self.plan)
+        if chart is None:
+            raise StagemeterError("figure: a plan of a log has no batch sizes to draw. Give pages")
+        return chart_figure(chart)

@@ -87,14 +87,19 @@ def _speed(choice: Choice) -> Speed:
 
 
 def _csv(plan: Plan) -> str:
-    """Return every device at every batch size as CSV. Columns of a speed begin with where it comes from."""
-    rows = [_flat(asdict(choice)) for choice in plan.choices]
+    """Return `plan_records` as CSV."""
+    rows = plan_records(plan)
     stream = io.StringIO()
     # A device that does not fit has no speed, and a plan at the roofline none at an MFU.
     writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def plan_records(plan: Plan) -> list[dict[str, Any]]:
+    """Return a row for every device at every batch size. Columns of a speed begin with where it comes from."""
+    return [_flat(asdict(choice)) for choice in plan.choices]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
