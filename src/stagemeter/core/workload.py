@@ -159,9 +159,9 @@ class Workload(PageOfWorkload, RequestSettings):
         ]
         cached, found = self.pages_cached, []
         for times, one in groups:
-            held = min(times, cached)
-            cached -= held
-            found += [(times - held, one)] if times > held else []
+            if times > cached:
+                found.append((times - cached, one))
+            cached = max(0, cached - times)
         return found
 
     @property

@@ -59,13 +59,6 @@ class Predictor:
         (layer,) = self.decoder.layers
         return self.modules * (layer.parameters(hidden) + 2 * hidden**2 + _NORMS * hidden)
 
-    def active_parameters(self) -> int:
-        """Return the parameters that one token uses in one module, the model's head among them."""
-        hidden = self.decoder.hidden
-        (layer,) = self.decoder.layers
-        own = layer.parameters(hidden, active=True) + 2 * hidden**2 + _NORMS * hidden
-        return own + self.decoder.vocabulary * hidden
-
     def _projection(self, workload: Workload, tokens: Any) -> Cost:
         return linear(workload.batch_size * tokens, 2 * self.decoder.hidden, self.decoder.hidden)
 
