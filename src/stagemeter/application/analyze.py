@@ -62,16 +62,20 @@ def analyze_page(
     from_run: str | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
+    register: str | None = None,
 ) -> Outcome:
     """Analyze a page, write the report's files, and log them to MLflow.
 
     `estimate` uses closed forms alone. `strict` makes operators without a formula an error. `device` bounds the time:
     its name, or ``measured`` for this machine. `conventions` compares with other projects' counts. `speculation` adds
     the cost of decoding by drafted tokens, `load` the devices that a rate of pages keeps busy; `from_run`, a paired
-    run, gives its MFU. Settings are refused before a run is opened or a file written.
+    run, gives its MFU. `register` is a version of a registered model that gets the costs. Settings are refused before a
+    run is opened or a file written.
     """
     if strict and estimate:
         raise StagemeterError("strict: closed forms run no operators to check. Leave it out, or do not estimate")
+    if register is not None and not track:
+        raise StagemeterError("register: nothing is logged that a version could get. Leave it out, or log")
     require_writable(folder, REPORT_FILES)
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
@@ -105,6 +109,10 @@ def analyze_page(
         from stagemeter.tracking.store import run_messages
 
         require_choice(experiment)
+        if register is not None:
+            from stagemeter.tracking.registry import find_version
+
+            find_version(register)
         default_name = workload_name(config.model, workload.to_dict())
         # The files are written first: a store that fails does not lose the work.
         with failure_recorded(run_name, default_name, experiment):
@@ -113,7 +121,7 @@ def analyze_page(
         tell("logging to MLflow")
         try:
             with tracked_run(run_name, default_name, experiment) as run:
-                log_static_report(report, _drawn(config, workload), contents)
+                log_static_report(report, _drawn(config, workload), contents, register)
         except TrackingError as error:
             files = ", ".join(str(path) for path in outcome.files)
             outcome.tracking_error = TrackingError(

@@ -18,7 +18,7 @@ from stagemeter.cli.options import (
     speculation_options,
 )
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import DEVICE, PATH
+from stagemeter.cli.types import DEVICE, PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, word_arguments, workload_options
 from stagemeter.core.errors import StagemeterError
 
@@ -66,6 +66,12 @@ _FOLDER = Path("stagemeter-report")
     help="Folder for the report's files.",
 )
 @run_options
+@click.option(
+    "--register",
+    metavar="MODEL",
+    type=TEXT,
+    help="Version of a registered model that gets the costs as tags: NAME (the newest), NAME/VERSION or NAME@ALIAS.",
+)
 @no_track_option
 @output_options
 def analyze(
@@ -81,7 +87,7 @@ def analyze(
 
     config = read_config(AnalysisConfig, options)
     if requests is not None:
-        for name in ("strict", "device", "conventions", "speculate", "pages_per_hour", "mfu", "from_run"):
+        for name in ("strict", "device", "conventions", "speculate", "pages_per_hour", "mfu", "from_run", "register"):
             if options[name]:
                 raise StagemeterError(f"{name}: a log of requests takes no such option. Leave it out")
     speculation, load = read_speculation(options), read_load(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from stagemeter.tracking.labels import (
     workload_name,
     workload_tags,
 )
+from stagemeter.tracking.registry import find_version, put_costs
 from stagemeter.tracking.run import tracked_run
 from stagemeter.tracking.runs import all_experiments, search_runs
 from stagemeter.tracking.store import require_reachable, store_errors
@@ -53,6 +55,7 @@ def log_static_report(
     report: Mapping[str, Any] | ModuleReport,
     page: Image.Image | None = None,
     contents: Mapping[str, str] | None = None,
+    model_version: str | None = None,
 ) -> str:
     """Log a static report to MLflow.
 
@@ -64,6 +67,9 @@ def log_static_report(
         Picture of the page as analyzed, where the report is of one.
     contents : mapping, optional
         Contents of the report's files by name, where they are made already.
+    model_version : str, optional
+        Version of a registered model that gets the costs as tags: ``NAME`` for the newest, ``NAME/VERSION`` or
+        ``NAME@ALIAS``. If it was made of a logged model, that gets them as metrics.
 
     Returns
     -------
@@ -73,7 +79,7 @@ def log_static_report(
     Raises
     ------
     StagemeterError
-        If the active run holds another report.
+        If the active run holds another report, or there is no such version.
     TrackingError
         If the store cannot be reached or refuses.
 
@@ -91,13 +97,13 @@ def log_static_report(
         name = workload_name(metadata["model"], metadata["workload"])
         log = partial(_log, report=report, page=page, contents=contents)
     active = mlflow.active_run()
-    if active is not None:
-        with store_errors():
-            log(active.info.run_id)
-        return str(active.info.run_id)
-    require_reachable()
-    with store_errors(), mlflow.start_run(run_name=name) as run:
+    if active is None:
+        require_reachable()
+    version = None if model_version is None else find_version(model_version)
+    with store_errors(), nullcontext(active) if active is not None else mlflow.start_run(run_name=name) as run:
         log(run.info.run_id)
+        if version is not None:
+            put_costs(version, report, run.info.run_id)
         return str(run.info.run_id)
 
 
