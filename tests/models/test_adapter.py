@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from least_work import VISIBLE, least_work
 from small_text_models import KINDS
@@ -24,7 +25,6 @@ from stagemeter.models.lora import Adapter
 from stagemeter.models.lora_modules import adapt
 
 ATTENTION = r".*layers\.\d+\.self_attn\.[kqo].*_proj"
-few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "kv_b_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 #: What an adapter must leave as it is.
 OWN = ("total", "stages", "closed_form", "decode_curve", "modules", "other_params", "unsupported_ops")

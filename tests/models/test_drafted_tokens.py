@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from least_work import VISIBLE, begin_pass, least_work
 from small_text_models import KINDS
@@ -25,7 +26,6 @@ from stagemeter.models.lookup import ModelDescription, describe_model
 
 #: Chunks and experts, quick to run.
 FAST = ("llama4_text",)
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 #: transformers gets a prompt wrong whose beginning lightning attention's cache holds.
 RESUMED = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "minimax"]
 

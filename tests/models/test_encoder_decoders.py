@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_encoder_decoders import KINDS
 from tier_costs import all_steps, costs
@@ -19,8 +20,6 @@ from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_ti
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import describe_model, with_adapter
-
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite

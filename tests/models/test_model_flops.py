@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from least_work import VISIBLE, least_work
 from small_text_models import KINDS
@@ -17,7 +18,6 @@ from stagemeter.models.lookup import ModelDescription
 
 #: Kinds of layers that are quick to run: chunks and experts, an indexer's choice, windows with sinks.
 FAST = ("llama4_text", "deepseek_v32", "gpt_oss")
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 def least_flops(config, prompt, batch, past=0):

@@ -5,7 +5,8 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_encoder_decoders import donut, trocr
 from small_vision_language_models import KINDS, describe
@@ -23,7 +24,6 @@ from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import isolated_tier
 from stagemeter.models.closed_form import needed_cost, stage_cost
 
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 #: Masks of transformers as numbers, zero where a key is visible.
 EAGER = {"attn_implementation": "eager"}
 

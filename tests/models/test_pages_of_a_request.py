@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import Phase, given, reject, settings
+from few_examples import few
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from small_resolution_models import IMAGE_TOKEN
 from small_vision_language_models import KINDS, describe
@@ -28,7 +29,6 @@ FAMILIES = families()
 DIFFERENT = ("qwen2_5_vl",)
 #: A page a request.
 ALONE = ("mllama",)
-few = settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 sides = st.integers(28, 500)
 by_kind = pytest.mark.parametrize(
     "kind",

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from small_text_models import KINDS
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config
@@ -21,8 +22,6 @@ from stagemeter.models.decoder.quantized import mark_quantized, quantized_weight
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.quantization import UnknownStorageError, read_quantization
 from stagemeter.utilization.memory import roofline_section
-
-few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 8}
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}

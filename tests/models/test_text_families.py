@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_text_models import KINDS, SOLVED
 from tier_costs import all_steps, costs
@@ -29,7 +30,6 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").rea
 CONSTANTS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 #: One of each kind of layer: grouped-query, latent, windowed, with sinks, gated delta net, Mamba 2, lightning; experts.
 DIFFERENT = ("llama", "deepseek_v3", "gemma3_text", "gpt_oss", "qwen3_next", "mamba2", "minimax", "qwen3_moe")
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite

@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import Phase, assume, given, settings
+from few_examples import few
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processor_functions import views_of_minicpm
 from small_resolution_models import IMAGE_TOKEN
@@ -30,7 +31,6 @@ VIDEO_TOKEN = IMAGE_TOKEN + 1
 PIXTRAL = ("mistral3", "lighton_ocr")
 #: Square views, patches of a page, cross-attention.
 DIFFERENT = ("llava", "qwen2_5_vl", "mllama")
-few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from few_examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -33,7 +34,6 @@ KINDS = {
     "gemma3_text": MIXED,
     "gpt_oss": EXPERTS | MIXED,
 }
-few = settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 def counted(config, tokens, batch, checkpointing=False):
