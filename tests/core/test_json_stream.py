@@ -5,7 +5,7 @@ import json
 
 import ijson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stagemeter.core import json_stream
@@ -25,7 +25,6 @@ def values(document: bytes) -> list:
 
 @pytest.mark.parametrize("block", [1, 2, 7, 2**16])
 @given(document=st.lists(VALUES))
-@settings(deadline=None, max_examples=40)
 def test_what_is_within_bounds_is_what_ijson_reads(block, document):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_BLOCK", block)
@@ -34,7 +33,6 @@ def test_what_is_within_bounds_is_what_ijson_reads(block, document):
 
 @pytest.mark.parametrize("block", [1, 5, 2**16])
 @given(depth=st.integers(DEEPEST - 8, DEEPEST + 8), text=st.text(alphabet='[]"\\'), brothers=st.integers(0, 3))
-@settings(deadline=None, max_examples=40)
 def test_depth_is_that_of_brackets_outside_of_strings(block, depth, text, brothers):
     document = [text, *[[]] * brothers]
     for _ in range(depth - 1):

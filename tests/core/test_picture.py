@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -266,7 +266,6 @@ def test_pixels_of_unknown_white_are_refused(tmp_path: Path, pixels: numpy.ndarr
         load_page(tmp_path / "page.tif")
 
 
-@settings(max_examples=200, deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_a_damaged_byte_never_escapes_as_another_error(
     tmp_path_factory: pytest.TempPathFactory, position: int, value: int

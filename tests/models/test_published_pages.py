@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from processor_functions import functions_of, views_of_minicpm
@@ -60,7 +60,6 @@ def views_of(family, sizes, width, height):
     return family.rules(sizes, ProcessorSettings()).page(width, height)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000), st.integers(1, 14))
 def test_tiles_of_internvl_are_its_processors(width, height, most):
     processor = GotOcr2ImageProcessor(crop_to_patches=True, min_patches=1, max_patches=most)
@@ -69,7 +68,6 @@ def test_tiles_of_internvl_are_its_processors(width, height, most):
     assert views == (columns * rows + 1 if columns * rows > 1 else 1)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([3136, 12845056]))
 def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
     vision = published("qwen2-vl-7b").vision
@@ -93,7 +91,6 @@ def test_image_tokens_of_qwen():
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
     model = describe_model("gemma-4-e2b")
@@ -107,7 +104,6 @@ def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 48**2)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_tiles_of_mllama_are_those_of_its_processor(width, height):
     model = describe_model("llama-3.2-11b-vision")
@@ -116,7 +112,6 @@ def test_tiles_of_mllama_are_those_of_its_processor(width, height):
     assert (view.global_views, view.tile_grid) == (rows * columns, (columns, rows))
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_minicpm_are_cut_as_its_processor_does(width, height):
     model = describe_model("minicpm-ocr-default")
@@ -126,7 +121,6 @@ def test_pages_of_minicpm_are_cut_as_its_processor_does(width, height):
     assert view.image_tokens == sum(columns * rows // 32**2 for columns, rows in views)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(2, 900), st.integers(1, 5000), st.integers(1, 5000))
 def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, height):
     family, sizes = FAMILIES["qwen3-vl"], published("qwen3-vl-8b")
@@ -144,7 +138,6 @@ def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, heigh
         assert view.image_tokens == view.global_views * rows * columns // 32**2
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_glm_are_resized_as_their_processors_do(width, height):
     size = {"shortest_edge": 12_544, "longest_edge": 9_633_792}
@@ -159,7 +152,6 @@ def test_pages_of_glm_are_resized_as_their_processors_do(width, height):
             assert views_of(model.family, model.architecture, width, height).image_tokens == patches // 4
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
     _, grid_of = functions_of("unlimited_ocr", ["get_all_supported_aspect_ratios", "get_optimal_tiled_canvas"])
@@ -177,7 +169,6 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
     assert view.image_tokens == len(UnlimitedOcrProcessor.replace_image_token(placeholders, page, 0))
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_tiles_of_llama_4_are_those_of_its_processor(width, height):
     _, resolutions_of, fit_of = functions_of("llama4", ["get_factors", "find_supported_resolutions", "get_best_fit"])
@@ -221,7 +212,6 @@ def test_models_without_videos_refuse_them(name):
         plan_request(AnalysisConfig(video_frames=8), describe_model(name))
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([100, 1540]))
 def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longest):
     sizes = replace(published("mistral-small-3.1-24b"), longest_side=longest)
@@ -237,7 +227,6 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
             views_of(FAMILIES["mistral3"], sizes, width, height)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
     sizes = published("paddleocr-vl")
@@ -251,7 +240,6 @@ def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 28**2)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 20_000), st.integers(1, 20_000))
 def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
     (navit_resize,) = functions_of("kimi_k25", ["navit_resize"])
@@ -261,7 +249,6 @@ def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
     assert view.image_tokens == rows * columns // 28**2
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_tiles_of_deepseek_ocr_2_are_those_of_its_processor(width, height):
     view = views_of(FAMILIES["deepseek-ocr-2"], published("deepseek-ocr-2"), width, height)
@@ -285,7 +272,6 @@ def test_pages_of_deepseek_ocr_2_are_what_its_processor_makes(width, height):
     assert workload.image_tokens == len(processor.replace_image_token(made, 0))
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000))
 def test_image_tokens_of_llava_next_are_its_processors(width, height):
     sizes = published("llava-1.6-mistral-7b")
@@ -299,7 +285,6 @@ def test_image_tokens_of_llava_next_are_its_processors(width, height):
     assert view.tile_grid == (canvas[1] // 336, canvas[0] // 336)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000))
 def test_image_tokens_of_llava_onevision_are_its_processors(width, height):
     sizes = published("llava-onevision-0.5b")

@@ -50,7 +50,7 @@ def is_refused(model, width, height, **asked):
     return False
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     model=st.sampled_from(sorted(MODELS)),
     mode=some(st.sampled_from(sorted(MODES)), 2),

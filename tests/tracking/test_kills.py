@@ -23,8 +23,8 @@ def kills(folder: Path, every: int) -> list[dict]:
 
 
 def test_kill_at_some_calls_leaves_nothing_wrong(tmp_path):
-    found = kills(tmp_path, every=9)
-    assert len(found) > 4
+    found = kills(tmp_path, every=20)
+    assert len(found) > 2
     assert [kill for kill in found if kill["faults"]] == []
 
 
