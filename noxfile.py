@@ -19,6 +19,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 PYTEST = ("python", "-m", "pytest")
 #: Tests of what depends on libraries, for their lowest versions: operators, modules, command line, MLflow's store.
 LOWEST = "tests/core tests/counting tests/models/test_text_families.py tests/cli tests/tracking/test_logged_run.py"
+#: Slow tests of a change that `commit` draws, among those that SLOW selects. All of them take a quarter of an hour.
+DRAWN = 50
 #: Folders of slow tests that a change selects, by the beginning of its path; the first line that fits counts.
 #: `tests` alone means all of them.
 SLOW = [
@@ -95,6 +97,14 @@ def changed(session: nox.Session) -> None:
     if paths:
         # 5: the folders have no slow tests.
         session.run(*PYTEST, "-m", "slow", *paths, success_codes=[0, 5])
+
+
+@nox.session
+def commit(session: nox.Session) -> None:
+    """Run the fast tests, and a draw of the slow ones of what changed since a commit; each commit draws others."""
+    paths = selected(git("diff", "--name-only", session.posargs[0] if session.posargs else since()).splitlines())
+    draw = ["--slow-most", str(DRAWN), "--slow-seed", git("rev-parse", "HEAD"), "--slow", *paths] if paths else []
+    session.run(*PYTEST, *draw)
 
 
 @nox.session

@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -70,3 +71,23 @@ def test_a_change_begins_where_its_branch_does(tmp_path, monkeypatch):
 def test_nightly_draws_new_examples_in_ci_too():
     assert settings.get_profile("ci").derandomize
     assert not settings.get_profile("nightly").derandomize
+
+
+def test_a_draw_begins_with_named_files_and_one_of_each_function(pytestconfig):
+    plugin = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+
+    def test_of(name):
+        path = ROOT / name.partition("::")[0]
+        return SimpleNamespace(path=path, nodeid=name)
+
+    many = [test_of(f"tests/models/test_a.py::test_families[{number}]") for number in range(9)]
+    tests = [*many, test_of("tests/models/test_a.py::test_other"), test_of("tests/cli/test_b.py::test_named")]
+    tests += [test_of("tests/core/test_c.py::test_elsewhere")]
+    paths = [str(ROOT / "tests/models"), str(ROOT / "tests/cli/test_b.py")]
+    drawn = [plugin.draw_slow(tests, paths, most, "a commit") for most in (1, 3, None)]
+    functions = [[test.nodeid.partition("[")[0].partition("::")[2] for test in some] for some in drawn]
+    assert functions[0] == ["test_named"]
+    assert sorted(functions[1]) == ["test_families", "test_named", "test_other"]
+    assert len(drawn[2]) == 11
+    others = {plugin.draw_slow(many, paths, 1, str(seed))[0].nodeid for seed in range(40)}
+    assert len(others) > 4, "each commit draws others"

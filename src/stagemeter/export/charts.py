@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
+#: How a chart is laid out, and the dots per inch of its picture.
+LAYOUT, DPI = "constrained", 120
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def _new_figure(height: float) -> tuple[Figure, Any]:
     """Return an empty figure of matplotlib, and its axes."""
     from stagemeter.export.figure import NotebookFigure
 
-    figure = NotebookFigure(figsize=(8, height), layout="constrained")
+    figure = NotebookFigure(figsize=(8, height), layout=LAYOUT)
     return figure, figure.add_subplot()
 
 
@@ -62,7 +64,7 @@ def _finish(axes: Any, title: str) -> None:
 def picture(figure: Figure) -> bytes:
     """Return a figure as a PNG picture."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
+    figure.savefig(stream, format="png", dpi=DPI)
     return stream.getvalue()
 
 
