@@ -34,7 +34,7 @@ def fill(experiment: str, runs: int) -> None:
     model = describe_model("deepseek-ocr")
     report = estimate_model(model, AnalysisConfig(mode="tiny"))
     params = workload_params(report["metadata"]["config"], report["metadata"]["workload"])
-    tags = workload_tags(report["metadata"], "static_compute.json") | {
+    tags = workload_tags(report["metadata"]) | {
         "stagemeter.kind": STATIC,
         "stagemeter.schema_version": report["schema_version"],
     }

@@ -14,8 +14,10 @@ def page() -> str:
     """Return the page with the table as the code has it."""
     lines = ["| metric | unit | runs | meaning |", "| :--- | :--- | :--- | :--- |"]
     for metric in METRICS:
-        kinds = ", ".join(f"`{kind}`" for kind in metric.readers)
-        lines.append(f"| `{metric.name}/` | {metric.unit} | {kinds} | {metric.meaning} |")
+        names = [metric.name + "/"] if metric.in_runs is None else [f"{metric.name}/{part}" for part in metric.in_runs]
+        kinds = ", ".join(f"`{kind}`" for kind in metric.readers) if names else "documents alone"
+        shown = ", ".join(f"`{name}`" for name in names or [f"{metric.name}/"])
+        lines.append(f"| {shown} | {metric.unit} | {kinds} | {metric.meaning} |")
     text = PAGE.read_text(encoding="utf-8")
     table = "\n".join(lines)
     return re.sub(r"(<!-- metrics -->\n).*?(\n<!-- end -->)", rf"\1\n{table}\n\2", text, flags=re.DOTALL)

@@ -16,7 +16,7 @@ import click
 import yaml
 
 from stagemeter.cli import cli
-from stagemeter.core.setting import EVERY, Row, table
+from stagemeter.core.setting import EVERY, MODES, Row, table
 from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
 
 ROOT = Path(__file__).parents[1]
@@ -118,11 +118,14 @@ REQUIRED = object()
 def mlproject() -> str:
     """Return the file of the MLflow project: an entry point for each command that makes or pairs runs."""
     workload = {
-        str(row.option).lstrip("-").replace("-", "_"): None if row.setting.unset else row.default
+        # Of what few models have, nothing is given: it would be a param of every run.
+        str(row.option).lstrip("-").replace("-", "_"): None
+        if row.setting.unset or row.setting.models == MODES
+        else row.default
         for row in ANALYSIS.values()
         if row.option and row.setting.project and row.type is not bool
     }
-    workload |= {"scale": "full", "image": "examples/page.png", "page_size": None}
+    workload |= {"scale": None, "image": "examples/page.png", "page_size": None}
     counting = {"config": "conf/static_analysis/default.yaml", **workload}
     measuring = {"config": "conf/profile/default.yaml", **workload}
     measuring |= {name: row.default for name, row in MEASURING.items()}

@@ -14,7 +14,7 @@ from stagemeter import (
     write_static_compute_markdown,
 )
 from stagemeter.counting.fvcore_view import CountedFlops
-from stagemeter.export.report import print_report, report_files, summary_markdown, write_report_files
+from stagemeter.export.report import print_report, report_files, report_markdown, write_report_files
 
 STAGES = ["sam", "clip", "projector", "prefill", "decode"]
 
@@ -87,13 +87,13 @@ def test_markdown_says_what_was_not_counted(reports, tmp_path):
 def test_markdown_says_that_tiers_disagree(report, tmp_path):
     report["agreement"] |= {"status": "different", "equal": False, "differences": ["sam macs: isolated 1, analytic 2"]}
     report["stages"]["sam"]["flops_analytic"] += 2
-    text = summary_markdown(report)
+    text = report_markdown(report)
     assert "disagree**: sam macs: isolated 1, analytic 2" in text
     assert re.search(r"^\|sam\|.*\|no\|$", text, flags=re.MULTILINE)
 
 
 def test_shares_add_up_to_the_whole(report):
-    shares = re.findall(r"\|([\d.]+) %\|", summary_markdown(report))
+    shares = re.findall(r"\|([\d.]+) %\|", report_markdown(report).partition("## Totals")[0])
     # Five stages, `other`, and the total.
     assert len(shares) == 7
     assert sum(map(float, shares[:-1])) == pytest.approx(100, abs=0.3)

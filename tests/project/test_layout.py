@@ -13,7 +13,7 @@ import yaml
 
 from stagemeter.analysis.config import AnalysisConfig, ProfileConfig
 from stagemeter.cli import cli
-from stagemeter.core.setting import table
+from stagemeter.core.setting import MODES, table
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "stagemeter"
@@ -111,9 +111,11 @@ ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 @pytest.mark.parametrize(("name", "config"), [("main", AnalysisConfig), ("profile", ProfileConfig)])
 def test_the_projects_parameters_have_the_defaults_of_the_code(name, config):
     parameters = ENTRY_POINTS[name]["parameters"]
-    # What is unset is the model's.
+    # What is unset is the model's, and what few models have is not given: it would be a param of every run.
+    settings = {key: row.setting for key, row in table(config).items()}
     defaults = {
-        key: None if table(config)[key].setting.unset else value for key, value in config().model_dump().items()
+        key: None if settings[key].unset or settings[key].models == MODES else value
+        for key, value in config().model_dump().items()
     }
     # A parameter that is left out is written out.
     given = {

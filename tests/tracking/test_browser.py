@@ -1,5 +1,6 @@
 """MLflow's own pages in a real browser, with runs that the commands logged."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image, ImageColor
 
 from stagemeter.core.metrics import training_values
 
@@ -23,6 +25,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need Chromium: apt-get install chromium"),
 ]
 MODES = ("tiny", "base", "gundam")
+# The window of a laptop. What is below its lower edge, few look at.
+LAPTOP = {"width": 1440, "height": 900}
+# Colours that MLflow gives the first metrics of a chart of several (``RunsMetricsBarPlot`` of 3.17).
+COLOURS = ("#2196F3", "#FF9800", "#4CAF50", "#E91E63", "#9C27B0")
 # How long a page may take on a machine that is busy with other tests.
 PATIENCE_MS = 60_000
 # MLflow's assistant covers part of a page on a first visit, and moves as it opens. A visitor who has seen it before is
@@ -100,7 +106,7 @@ def visit(browser):
     pages = []
 
     def run(address: str, **settings):
-        page = browser.new_page(viewport={"width": 1400, "height": 1800}, **settings)
+        page = browser.new_page(**{"viewport": {"width": 1400, "height": 1800}, **settings})
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         if address.startswith("http"):
@@ -119,15 +125,78 @@ def heading_of(page, section: str):
     return page.get_by_text(section, exact=True).locator("xpath=..")
 
 
-def test_run_page_shows_the_table(logged, visit):
-    page = visit(logged.page("seen-counts", logged.statics["base"]))
+def seen(page, element) -> Image.Image:
+    """Return an element as the window shows it. Fail if a part of it is outside."""
+    element.wait_for()
+    box = element.bounding_box()
+    window = page.viewport_size
+    assert box["x"] >= 0
+    assert box["y"] >= 0
+    assert box["x"] + box["width"] <= window["width"], box
+    assert box["y"] + box["height"] <= window["height"], box
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    assert picture.size == (window["width"], window["height"])
+    return picture.crop((box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])).convert("RGB")
+
+
+def pixels_of(picture: Image.Image, colour: str) -> int:
+    """Return how many pixels have a colour."""
+    wanted = ImageColor.getrgb(colour)
+    return sum(count for count, found in picture.getcolors(picture.width * picture.height) if found == wanted)
+
+
+def description(page):
+    """Return the beginning of a run's description, that is what is above "Show more": its headline, and its table."""
+    more = page.get_by_text("Show more", exact=True)
+    more.wait_for()
+    return page.locator("p").filter(has=page.locator("strong")).first, page.locator("table").first, more
+
+
+def test_run_page_begins_with_the_answer_and_the_table(logged, visit):
+    page = visit(logged.page("seen-counts", logged.statics["base"]), viewport=LAPTOP)
     expect(page.get_by_role("heading", name="base")).to_be_visible()
-    table = page.locator("table").filter(has_text="FLOPs").first
-    row = table.get_by_role("row").filter(has=page.get_by_text("sam", exact=True))
-    expect(row).to_contain_text("977")
-    expect(row).to_contain_text("95.6")
+    headline, table, more = description(page)
+    expect(headline).to_have_text("1.98 TFLOPs a request, 1.38 TFLOPs before the first token.")
+    seen(page, headline)
+    for row, cells in (("Stage", ["sam", "total"]), ("FLOPs", ["977", "1.98"]), ("Share", ["49.3", "100.0"])):
+        line = table.get_by_role("row").filter(has=page.get_by_text(row, exact=True)).first
+        for cell in cells:
+            expect(line).to_contain_text(cell)
+        seen(page, line)
+        assert line.bounding_box()["y"] + line.bounding_box()["height"] <= more.bounding_box()["y"], row
     # Markdown is rendered, not shown.
     expect(page.get_by_text("|sam")).to_have_count(0)
+    # Metrics follow, the total first.
+    first = page.get_by_role("link", name="flops/total", exact=True)
+    seen(page, first)
+    assert first.bounding_box()["y"] < page.get_by_role("link", name="flops/sam", exact=True).bounding_box()["y"]
+
+
+def test_charts_page_begins_with_flops_of_each_stage(logged, visit):
+    page = visit(logged.links[-1], viewport=LAPTOP)
+    heading = heading_of(page, "by stage")
+    seen(page, heading)
+    card = page.get_by_test_id("experiment-view-compare-runs-card").first
+    expect(card).to_contain_text("flops/sam vs flops/clip vs flops/projector + 2 more")
+    card.locator(".bars path").first.wait_for()
+    picture = seen(page, card)
+    assert all(pixels_of(picture, colour) > 20 for colour in COLOURS)
+    # Of analyses alone, whatever else is in the experiment, and beside bytes and parameters.
+    expect(page.get_by_placeholder("metrics.rmse").first).to_have_value("tags.`stagemeter.kind` LIKE 'static%'")
+    expect(heading).to_contain_text("(3)")
+
+
+def test_list_of_runs_has_the_totals(logged, visit):
+    page = visit(logged.links[-1].replace("&compareRunsMode=CHART", ""), viewport=LAPTOP)
+    seen(page, page.get_by_text("flops/total", exact=True).first)
+    expect(page.get_by_text("1980143673344").first).to_be_visible()
+
+
+def test_comparison_of_mlflow_opens_with_the_total(logged, visit):
+    runs = urllib.parse.quote(json.dumps([logged.statics[mode] for mode in MODES]))
+    experiments = urllib.parse.quote(json.dumps([logged.experiments["seen-counts"]]))
+    page = visit(f"{logged.address}/#/compare-runs?runs={runs}&experiments={experiments}", viewport=LAPTOP)
+    seen(page, page.get_by_text("flops/total", exact=True).first)
 
 
 def test_training_has_a_section_of_mfu_by_stage(logged, visit):
@@ -149,12 +218,11 @@ def test_training_has_a_section_of_mfu_by_stage(logged, visit):
 
 def test_metrics_are_grouped_by_quantity(logged, visit):
     page = visit(logged.page("seen-counts", logged.statics["base"], "model-metrics"))
-    for section in ("activations", "bytes"):
-        expect(heading_of(page, section)).to_contain_text("(7)")
+    expect(heading_of(page, "bytes")).to_contain_text("(7)")
     page.get_by_placeholder("Search metric charts").fill("^flops/")
     expect(heading_of(page, "flops")).to_contain_text("(8)")
     expect(page.get_by_title("flops/decode_total")).to_be_visible()
-    expect(page.get_by_title("activations/decode_total")).to_have_count(0)
+    expect(page.get_by_title("bytes/decode_total")).to_have_count(0)
 
 
 def test_files_are_previewed(logged, visit):
@@ -197,8 +265,13 @@ def test_runs_are_compared_with_what_differs_marked(logged, visit):
 
 
 def test_paired_profile_shows_its_utilization_and_links_to_its_counts(logged, visit):
-    page = visit(logged.page("seen-profiles", logged.profile))
-    expect(page.get_by_text("of the whole request")).to_be_visible()
+    page = visit(logged.page("seen-profiles", logged.profile), viewport=LAPTOP)
+    headline, table, more = description(page)
+    expect(headline).to_contain_text("of the whole request")
+    for row in ("Stage", "Time", "MFU"):
+        line = table.get_by_role("row").filter(has=page.get_by_text(row, exact=True)).first
+        assert line.bounding_box()["y"] + line.bounding_box()["height"] <= more.bounding_box()["y"], row
+    more.click()
     with page.expect_popup() as opened:
         page.get_by_role("link", name="base", exact=True).click()
     expect(opened.value).to_have_url(logged.page("seen-counts", logged.statics["base"]))
@@ -215,7 +288,7 @@ def test_profile_has_charts_of_mfu_and_an_interactive_roofline(logged, visit):
 
 
 def test_comparison_shows_its_table_and_links_to_its_parts(logged, visit):
-    page = visit(logged.page("Default", logged.comparison))
+    page = visit(logged.page("stagemeter/comparisons", logged.comparison))
     expect(page.get_by_text("flops, against base")).to_be_visible()
     page.get_by_text("Show more", exact=True).click()
     with page.expect_popup() as opened:

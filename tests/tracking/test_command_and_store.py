@@ -50,7 +50,7 @@ def test_command_logs_what_it_counted(command, experiment, runs, small_model, tm
     assert code == 0
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "small-ocr gundam 1+6 views 913 tokens"
+    assert run.info.run_name == "gundam 913+512 tokens, small-ocr"
     assert run.data.tags["stagemeter.agreement"] == "equal"
     assert run.data.params["image"] == str(page)
     artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(run.info.run_id)}
@@ -67,6 +67,33 @@ def test_name_and_experiment_can_be_given(command, runs, tmp_path):
     )
     assert code == 0
     assert [run.info.run_name for run in runs("a new one")] == ["mine"]
+
+
+def test_run_goes_into_the_models_own_experiment_unless_another_is_chosen(
+    command, experiment, runs, tmp_path, monkeypatch
+):
+    options = ("--estimate", "--model", "deepseek-ocr-small", "--output-dir", tmp_path / "out")
+    before = len(runs("stagemeter/deepseek-ocr-small"))
+    code, _, err = command(*options)
+    assert code == 0, err
+    assert len(runs("stagemeter/deepseek-ocr-small")) == before + 1
+    # The active experiment of this process is still nobody's.
+    assert command(*options)[0] == 0
+    assert len(runs("stagemeter/deepseek-ocr-small")) == before + 2
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+    assert command(*options)[0] == 0
+    assert len(runs()) == 1
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    mlflow.set_experiment(experiment)
+    assert command(*options)[0] == 0
+    assert len(runs()) == 2
+
+
+def test_deleted_experiment_is_named(command, experiment, tmp_path):
+    MlflowClient().delete_experiment(MlflowClient().get_experiment_by_name(experiment).experiment_id)
+    code, _, err = command("--estimate", "--experiment", experiment, "--output-dir", tmp_path / "out")
+    assert code == 2
+    assert f"experiment {experiment!r}: was deleted. Name another one, or restore it by" in err
 
 
 def test_untracked_command_leaves_nothing_in_the_store(command, experiment, tmp_path):
@@ -92,7 +119,7 @@ def test_server_gets_run_and_artifacts(server, command, small_model, monkeypatch
     client = MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("served").experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["tokens/prompt"] == 913
+    assert run.data.params["prompt_tokens"] == "913"
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"static_compute.json", "page.png"}
     back = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="static_compute.json")
     assert json.loads(Path(back).read_text()) == json.loads((tmp_path / "out" / "static_compute.json").read_text())
@@ -180,7 +207,7 @@ def test_store_that_goes_away_during_the_work_keeps_the_files(experiment, runs, 
     ("error", "status"), [(RuntimeError, "FAILED"), (StagemeterError, "FAILED"), (KeyboardInterrupt, "KILLED")]
 )
 def test_run_ends_as_the_work_ends(experiment, runs, error, status):
-    with pytest.raises(error), tracked_run("mine", "default", experiment):
+    with pytest.raises(error), tracked_run("mine", "default", experiment, "own"):
         raise error("on purpose")
     assert [(run.info.run_name, run.info.status) for run in runs()] == [("mine", status)]
     assert mlflow.active_run() is None
@@ -188,7 +215,7 @@ def test_run_ends_as_the_work_ends(experiment, runs, error, status):
 
 def test_experiment_of_a_project_run_is_not_changed(experiment, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(StagemeterError, match="--experiment-name"), tracked_run(None, "default", experiment):
+    with pytest.raises(StagemeterError, match="--experiment-name"), tracked_run(None, "default", experiment, "own"):
         pytest.fail("a project's run cannot move")
 
 

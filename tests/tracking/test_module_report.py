@@ -10,7 +10,7 @@ from torch import nn
 
 import stagemeter
 from stagemeter import compare_runs
-from stagemeter.core.metrics import module_values
+from stagemeter.core.metrics import in_runs, module_values
 from stagemeter.core.workload import stable_hash
 from stagemeter.modules.report import upgraded
 
@@ -29,7 +29,7 @@ def test_every_number_is_in_the_run(reports, experiment, runs):
     (run,) = runs()
     assert run.info.run_id == run_id
     assert (run.info.run_name, run.info.status) == ("Sequential train", "FINISHED")
-    assert run.data.metrics == module_values(reports[0].to_dict())
+    assert run.data.metrics == in_runs(module_values(reports[0].to_dict()))
     assert run.data.metrics["flops/body"] == 2 * 2 * (2 * 8 * 16)
     assert run.data.params["inputs"] == "float32[2, 8]"
     assert run.data.params["stages"] == "body: 0; head: 2"

@@ -47,13 +47,13 @@ def test_main_entry_point_with_a_mode(project, experiment, runs):
     assert done.returncode == 0, done.stderr
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "deepseek-ocr tiny 1 view 83 tokens"
+    assert run.info.run_name == "tiny 83+32 tokens, deepseek-ocr"
     declared = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]["parameters"]
     for name, parameter in declared.items():
         given = {"mode": "tiny", "new_tokens": "32"}.get(name, str(parameter["default"]))
         assert run.data.params[name].removesuffix(".0") == given.removesuffix(".0")
     assert run.data.params["image_width"] == "1654"
-    assert run.data.metrics["tokens/prompt"] == 83
+    assert run.data.params["prompt_tokens"] == "83"
     assert run.data.tags["stagemeter.agreement"] == "equal"
     assert "page.png" in {artifact.path for artifact in MlflowClient().list_artifacts(run.info.run_id)}
     assert (project / "stagemeter-report" / "static_compute.json").is_file()
@@ -69,7 +69,7 @@ def test_config_entry_point_takes_any_option(project, experiment, runs, small_mo
     assert done.returncode == 0, done.stderr
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "small-ocr base 1 view 300 tokens batch 2"
+    assert run.info.run_name == "base 300+512 tokens batch 2, small-ocr"
     assert (run.data.params["config"], run.data.params["batch_size"]) == ("mine.yaml", "2")
 
 

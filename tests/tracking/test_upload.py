@@ -41,7 +41,7 @@ def test_each_report_is_logged_once_in_any_order(reports, experiment, runs):
     run = MlflowClient().get_run(first[0].run_id)
     report = json.loads(first[0].path.read_text())
     assert run.data.metrics["flops/total"] == report["total"]["flops"]
-    assert run.info.run_name == "deepseek-ocr tiny 1 view 83 tokens"
+    assert run.info.run_name == "tiny 83+512 tokens, deepseek-ocr"
 
 
 def test_report_that_a_run_logged_itself_is_not_brought_in_again(experiment, runs, tmp_path):

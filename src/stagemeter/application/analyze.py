@@ -103,7 +103,7 @@ def analyze_page(
     # MLflow prints a link to the run on stdout, which belongs to the report.
     with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
         # MLflow and torch are slow to import: each is imported in its own process, at the same time.
-        from stagemeter.tracking.labels import workload_name
+        from stagemeter.tracking.labels import experiment_of, workload_name
         from stagemeter.tracking.log import log_static_report
         from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
         from stagemeter.tracking.store import run_messages
@@ -113,14 +113,14 @@ def analyze_page(
             from stagemeter.tracking.registry import find_version
 
             find_version(register)
-        default_name = workload_name(config.model, workload.to_dict())
+        default_name, own = workload_name(config.model, workload.to_dict(), device), experiment_of(config.model)
         # The files are written first: a store that fails does not lose the work.
-        with failure_recorded(run_name, default_name, experiment):
+        with failure_recorded(run_name, default_name, experiment, own):
             report, contents = wait()
             outcome = Outcome(report, write_report_files(contents, folder), comparison=compared(report))
         tell("logging to MLflow")
         try:
-            with tracked_run(run_name, default_name, experiment) as run:
+            with tracked_run(run_name, default_name, experiment, own) as run:
                 log_static_report(report, _drawn(config, workload), contents, register)
         except TrackingError as error:
             files = ", ".join(str(path) for path in outcome.files)

@@ -167,14 +167,16 @@ def _is_file(name: str) -> bool:
 
 def _log(comparison: Comparison, files: dict[str, str], run_name: str | None) -> list[str]:
     from stagemeter.tracking.compare import log_comparison
+    from stagemeter.tracking.labels import COMPARISONS, shortened
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
     subjects = comparison["subjects"]
-    base = subjects[comparison["baseline"]]["name"]
-    others = len(subjects) - 1
-    default = f"comparison of {others} run{'s' * (others != 1)} with {base}"
+    names = [subject["name"] for subject in subjects]
+    base = names.pop(comparison["baseline"])
+    others = names[0] if len(names) == 1 else f"{len(names)} runs"
+    default = shortened(f"{others} against {base}")
     # MLflow prints a link to the run on stdout, which belongs to the result.
-    with redirect_stdout(sys.stderr), tracked_run(run_name, default, None) as run:
+    with redirect_stdout(sys.stderr), tracked_run(run_name, default, None, COMPARISONS) as run:
         log_comparison(run.run_id, comparison, files)
     return run_messages(run)

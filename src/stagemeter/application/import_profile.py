@@ -119,16 +119,19 @@ def import_profile(
         architecture_hash=model.architecture.hash,
         config=recorded_settings(config, model.family),
     )
-    from stagemeter.tracking.labels import profile_name
+    from stagemeter.tracking.labels import experiment_of, workload_name
     from stagemeter.tracking.profile import log_profile
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
 
     require_choice(experiment)
-    default_name = profile_name(config.model, workload.to_dict(), profile.hardware.get("device", "unknown device"))
+    default_name = workload_name(config.model, workload.to_dict(), profile.hardware.get("device", "unknown device"))
     # MLflow prints a link to the run on stdout, which belongs to the result.
     try:
-        with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
+        with (
+            redirect_stdout(sys.stderr),
+            tracked_run(run_name, default_name, experiment, experiment_of(config.model)) as run,
+        ):
             log_profile(run.run_id, document)
     except TrackingError as error:
         # The times are printed anyway: the server that was scraped may not show them again.

@@ -346,12 +346,13 @@ def log_plan(
     """Log a plan as an MLflow run; return its id, and lines for the user."""
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
+        from stagemeter.tracking.labels import PLANS
         from stagemeter.tracking.plan import log_plan as log
         from stagemeter.tracking.run import require_choice, tracked_run
         from stagemeter.tracking.store import run_messages
 
         require_choice(experiment)
         name = f"{plan.per_day:,.0f} {plan.unit}s a day, {Path(plan.model).name}"
-        with tracked_run(run_name, name, experiment) as run:
+        with tracked_run(run_name, name, experiment, PLANS) as run:
             log(run, plan, config.model_dump(exclude_unset=True))
     return run.run_id, run_messages(run)

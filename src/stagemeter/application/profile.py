@@ -65,17 +65,18 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     Settings are checked before a run is opened. A store that fails later is reported with the result.
     """
     plan = _plan(config)
-    from stagemeter.tracking.labels import profile_name
+    from stagemeter.tracking.labels import experiment_of, workload_name
     from stagemeter.tracking.profile import log_profile, require_unused
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
-    default_name = profile_name(plan.model.name, plan.workload.to_dict(), plan.device)
+    default_name = workload_name(plan.model.name, plan.workload.to_dict(), plan.device)
+    place = experiment, experiment_of(plan.model.name)
     measured = _Measured()
     document: ProfileDocument | None = None
     try:
         # MLflow prints a link to the run on stdout, which belongs to the result.
-        with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
+        with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, *place, system_metrics=True) as run:
             require_unused(run.run_id)
             try:
                 with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan), true_dtype(config.dtype):

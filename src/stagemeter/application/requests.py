@@ -60,16 +60,17 @@ def analyze_requests_and_log(
     costs, requests = open_costs(config, log, skip_bad)
     # MLflow prints a link to the run on stdout, which belongs to the costs.
     with redirect_stdout(sys.stderr):
+        from stagemeter.tracking.labels import experiment_of
         from stagemeter.tracking.request_log import log_requests
         from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
         from stagemeter.tracking.store import run_messages
 
         require_choice(experiment)
-        name = f"{Path(config.model).name} {log.name}"
-        with failure_recorded(run_name, name, experiment):
+        name, own = f"{log.name}, {Path(config.model).name}", experiment_of(config.model)
+        with failure_recorded(run_name, name, experiment, own):
             outcome = LoggedCosts(_written(costs, requests, folder))
         try:
-            with tracked_run(run_name, name, experiment) as run:
+            with tracked_run(run_name, name, experiment, own) as run:
                 log_requests(run.run_id, outcome.costs)
         except TrackingError as error:
             files = ", ".join(str(folder / file) for file in REQUEST_FILES)

@@ -190,6 +190,7 @@ def sweep_and_log(
     require_children(child_runs)
     require_backend(options.get("backend", LOCAL), options.get("jobs", -1), options.get("cluster"))
     plan = _plan(settings, Path(output), options.get("resume", False))
+    from stagemeter.tracking.labels import SWEEPS
     from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
     from stagemeter.tracking.sweep import log_sweep
@@ -198,10 +199,10 @@ def sweep_and_log(
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
         # Until the sweep is logged, the parts keep other sweeps off the table, and let an interrupted one resume.
-        with failure_recorded(run_name, _name(settings), experiment):
+        with failure_recorded(run_name, _name(settings), experiment, SWEEPS):
             swept = _run(plan, **options, keep_parts=True)
         try:
-            with tracked_run(run_name, _name(settings), experiment) as run:
+            with tracked_run(run_name, _name(settings), experiment, SWEEPS) as run:
                 log_sweep(run, settings, swept.output, child_runs, swept.notes)
         except TrackingError as error:
             raise TrackingError(f"{error}. The table is written: {swept.output}. Repeat the sweep to log it") from error
@@ -211,8 +212,10 @@ def sweep_and_log(
 
 
 def _name(settings: SweepSettings) -> str:
+    from stagemeter.tracking.labels import shortened
+
     varied = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
-    return f"sweep of {', '.join(varied) or 'one workload'}".replace("_", " ")[:120]
+    return shortened(f"{', '.join(varied) or 'one workload'}".replace("_", " "))
 
 
 def _evaluate(

@@ -78,17 +78,18 @@ def sweep_requests_and_log(
     """Write the table of a log as `sweep_requests` does, and log it as one MLflow run."""
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
+        from stagemeter.tracking.labels import SWEEPS
         from stagemeter.tracking.request_log import log_swept
         from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
         from stagemeter.tracking.store import run_messages
 
         require_choice(experiment)
         name = f"sweep of {log.name}"
-        with failure_recorded(run_name, name, experiment):
+        with failure_recorded(run_name, name, experiment, SWEEPS):
             swept = sweep_requests(settings, log, output, skip_bad)
         given = {name: value for name, value in asdict(settings).items() if value is not None}
         try:
-            with tracked_run(run_name, name, experiment) as run:
+            with tracked_run(run_name, name, experiment, SWEEPS) as run:
                 log_swept(run.run_id, given, swept.log, swept.rows, swept.notes, output)
         except TrackingError as error:
             raise TrackingError(f"{error}. The table is written: {output}. Repeat the sweep to log it") from error

@@ -113,13 +113,14 @@ def watch(
     model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config, plan_request(config, model))
     meter = Watching(report, lambda measured: plan_measured(config, model, measured), peak, _each(asked, servers))
+    from stagemeter.tracking.labels import experiment_of
     from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
     from stagemeter.tracking.watch import describe, system_power
 
     require_choice(experiment)
-    default_name = f"{Path(config.model).name} watched on {peak.name}"
-    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
+    default_name, own = f"{Path(config.model).name} watched on {peak.name}", experiment_of(config.model)
+    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, own) as run:
         watched = Watched(run.run_id)
         on_note(run_messages(run)[0])
         for note in named:

@@ -26,9 +26,9 @@ def run_options(command: Command) -> Command:
     command = click.option(
         "--run-name", metavar="NAME", type=TEXT, help="Name of the MLflow run. [the workload in words]"
     )(command)
-    command = click.option("--experiment", metavar="NAME", type=TEXT, help="MLflow experiment. [MLflow's default]")(
-        command
-    )
+    command = click.option(
+        "--experiment", metavar="NAME", type=TEXT, help="MLflow experiment. [such as stagemeter/deepseek-ocr]"
+    )(command)
     return store_options(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, OTHER, REQUEST, TOTAL
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, ENGINE, FORWARD, OTHER, REQUEST, TOTAL
 
 Values = dict[str, Any]
 Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -129,7 +129,7 @@ def paired(quantity: str) -> Reader:
     def read(pairing: Mapping[str, Any]) -> Values:
         engine = pairing.get("engine", {})
         values = {stage: row.get(quantity) for stage, row in pairing["stages"].items()}
-        return {**values, "engine": engine.get(quantity)} if quantity.startswith(("mfu", "mbu_")) else values
+        return {**values, ENGINE: engine.get(quantity)} if quantity.startswith(("mfu", "mbu_")) else values
 
     return read
 

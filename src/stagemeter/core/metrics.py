@@ -12,6 +12,7 @@ from typing import Any
 
 from stagemeter.core import metric_readers as read
 from stagemeter.core.metric_readers import Reader, Values
+from stagemeter.core.stage_names import ENGINE, TOTAL
 
 #: Kinds of documents, which are also kinds of runs.
 STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "pairing", "comparison"
@@ -37,6 +38,9 @@ class Metric:
         slash. None stands for an unknown value, which is left out.
     compared, swept : bool
         Whether ``compare`` takes it, and whether it is a column of a sweep.
+    in_runs : tuple of str or None
+        The parts that become metrics of MLflow runs. Default: all. Documents have the others: what follows from other
+        metrics, and what two runs are seldom compared by.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Metric:
     readers: Mapping[str, Reader]
     compared: bool = False
     swept: bool = False
+    in_runs: tuple[str, ...] | None = None
 
     def values(self, kind: str, document: Mapping[str, Any]) -> Values:
         """Return the values in a document by full name."""
@@ -62,6 +67,23 @@ def values_of(kind: str, document: Mapping[str, Any], swept: bool = False) -> Va
         if metric.swept or not swept:
             values |= metric.values(kind, document)
     return values
+
+
+def in_runs(values: Values) -> Values:
+    """Return the values that become metrics of a run, what is compared first at the front.
+
+    MLflow's page of a run lists metrics as they were logged, and its page of a comparison opens with the first.
+    """
+    kept: Values = {}
+    for name, value in values.items():
+        quantity, _, part = name.partition("/")
+        parts = _IN_RUNS.get(quantity)
+        if parts is None or part in parts:
+            kept[name] = value
+    places = {quantity: place for place, quantity in enumerate(dict.fromkeys(name.partition("/")[0] for name in kept))}
+    return dict(
+        sorted(kept.items(), key=lambda item: (places[item[0].partition("/")[0]], not item[0].endswith(f"/{TOTAL}")))
+    )
 
 
 def report_values(report: Mapping[str, Any]) -> Values:
@@ -125,6 +147,7 @@ METRICS: tuple[Metric, ...] = (
         },
         compared=True,
         swept=True,
+        in_runs=(TOTAL,),
     ),
     Metric(
         "flops_executed",
@@ -137,6 +160,7 @@ METRICS: tuple[Metric, ...] = (
         },
         compared=True,
         swept=True,
+        in_runs=(TOTAL,),
     ),
     Metric(
         "macs",
@@ -145,6 +169,7 @@ METRICS: tuple[Metric, ...] = (
         {STATIC: read.stages("macs"), MODULE: read.module("macs")},
         compared=True,
         swept=True,
+        in_runs=(),
     ),
     Metric("params", "", "Parameters.", {STATIC: read.params, MODULE: read.module("params")}, compared=True),
     Metric(
@@ -154,6 +179,7 @@ METRICS: tuple[Metric, ...] = (
         {STATIC: read.stages("activations"), MODULE: read.module("activations")},
         compared=True,
         swept=True,
+        in_runs=(),
     ),
     Metric(
         "bytes",
@@ -194,6 +220,7 @@ METRICS: tuple[Metric, ...] = (
         "The same with attention by its visible pairs.",
         {PAIRING: read.paired("mfu_causal"), TRAINING: read.trained("mfu_causal")},
         compared=True,
+        in_runs=(TOTAL, ENGINE),
     ),
     Metric(
         "hfu",
@@ -201,11 +228,14 @@ METRICS: tuple[Metric, ...] = (
         "Hardware FLOPs utilization, of all that is executed, where that is known.",
         {PAIRING: read.paired("hfu"), TRAINING: read.trained("hfu")},
         compared=True,
+        in_runs=(TOTAL, ENGINE),
     ),
     Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: read.paired("mfu_least")}),
     Metric("mfu_most", "", "Upper bound of mfu, for a serving engine.", {PAIRING: read.paired("mfu_most")}),
-    Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_least")}),
-    Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_most")}),
+    Metric(
+        "mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_least")}, in_runs=()
+    ),
+    Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: read.paired("mfu_causal_most")}, in_runs=()),
     Metric("mbu", "", "Memory bandwidth utilization.", {PAIRING: read.paired("mbu")}),
     Metric(
         "mbu_least",
@@ -213,13 +243,16 @@ METRICS: tuple[Metric, ...] = (
         "Lower bound of the memory bandwidth utilization of a serving engine.",
         {PAIRING: read.paired("mbu_least")},
     ),
-    Metric("tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: read.paired("tflops")}),
-    Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: read.paired("gbps")}),
+    Metric(
+        "tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: read.paired("tflops")}, in_runs=()
+    ),
+    Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: read.paired("gbps")}, in_runs=()),
     Metric(
         "roofline_fraction",
         "",
         "roofline_ms over the measured time.",
         {PAIRING: read.paired("roofline_fraction")},
+        in_runs=(TOTAL,),
     ),
     Metric(
         "memory",
@@ -228,7 +261,7 @@ METRICS: tuple[Metric, ...] = (
         {STATIC: read.memory, PROFILE: read.measured("memory")},
         swept=True,
     ),
-    Metric("tokens", "", "Tokens of the request.", {STATIC: read.tokens}),
+    Metric("tokens", "", "Tokens of the request.", {STATIC: read.tokens}, in_runs=()),
     Metric(
         "decode_curve",
         "FLOPs",
@@ -236,7 +269,14 @@ METRICS: tuple[Metric, ...] = (
         # The log of a run adds the points, which are no single values.
         {STATIC: lambda report: {}},
     ),
-    Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: read.at_roofline}, swept=True),
+    Metric(
+        "at_roofline",
+        "",
+        "Throughput at the roofline.",
+        {STATIC: read.at_roofline},
+        swept=True,
+        in_runs=("pages_per_hour",),
+    ),
     Metric(
         "load",
         "",
@@ -249,18 +289,35 @@ METRICS: tuple[Metric, ...] = (
         "Speculative decoding: tokens of a step; FLOPs, bytes and least time for a token, over plain decoding's.",
         {STATIC: read.speculation},
     ),
-    Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: read.module("params_trainable")}),
-    Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: read.module("flops_forward")}),
-    Metric("flops_backward", "FLOPs", "FLOPs of the backward pass.", {MODULE: read.module("flops_backward")}),
+    Metric(
+        "params_trainable",
+        "",
+        "Parameters that have a gradient.",
+        {MODULE: read.module("params_trainable")},
+        in_runs=(TOTAL,),
+    ),
+    Metric(
+        "flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: read.module("flops_forward")}, in_runs=(TOTAL,)
+    ),
+    Metric(
+        "flops_backward",
+        "FLOPs",
+        "FLOPs of the backward pass.",
+        {MODULE: read.module("flops_backward")},
+        in_runs=(TOTAL,),
+    ),
     Metric(
         "flops_recomputed",
         "FLOPs",
         "Executed FLOPs beyond the model's: what a backward pass computes again, and pairs outside of windows.",
         {MODULE: read.module("flops_recomputed")},
+        in_runs=(TOTAL,),
     ),
-    Metric("unsupported_calls", "", "Calls of operators without a formula.", {MODULE: read.unsupported}),
-    Metric("time_ms_p10", "ms", "10th percentile of the repeats.", {PROFILE: read.decile("p10")}),
-    Metric("time_ms_p90", "ms", "90th percentile of the repeats.", {PROFILE: read.decile("p90")}),
+    Metric(
+        "unsupported_calls", "", "Calls of operators without a formula.", {MODULE: read.unsupported}, in_runs=(TOTAL,)
+    ),
+    Metric("time_ms_p10", "ms", "10th percentile of the repeats.", {PROFILE: read.decile("p10")}, in_runs=()),
+    Metric("time_ms_p90", "ms", "90th percentile of the repeats.", {PROFILE: read.decile("p90")}, in_runs=()),
     Metric(
         "time_share",
         "",
@@ -299,6 +356,7 @@ METRICS: tuple[Metric, ...] = (
         "",
         "The share of a stage's time that measuring took.",
         {PROFILE: read.measured("harness_overhead")},
+        in_runs=(),
     ),
     Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: read.measured("engine")}),
     Metric(
@@ -337,3 +395,5 @@ METRICS: tuple[Metric, ...] = (
 )
 #: The quantities that `compare` takes, with their units.
 COMPARED = {metric.name: metric.unit for metric in METRICS if metric.compared}
+#: The parts of each quantity that become metrics of runs; None for all.
+_IN_RUNS = {metric.name: metric.in_runs for metric in METRICS}

@@ -14,6 +14,8 @@ VISION, FORWARD = "vision", "forward"
 TOTAL = "total"
 #: Wall time of a request.
 REQUEST = "request"
+#: All requests that a serving engine finished.
+ENGINE = "engine"
 #: Work that belongs to no stage.
 OTHER = "other"
 

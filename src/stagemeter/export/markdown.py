@@ -51,6 +51,11 @@ class Document:
         )
 
 
+def abreast(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Turn rows into columns: MLflow's page of a run shows the beginning of a description, which has few lines."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Keep each cell on one line and apart from the next: MLflow's page breaks at spaces and adds no padding."""
     return [[f"{cell} ".replace(" ", "\u00a0") for cell in row] for row in rows]

@@ -7,12 +7,12 @@ from typing import Any
 
 from stagemeter.core.cost import differing_factor
 from stagemeter.core.escape import Marked, markdown_text
-from stagemeter.core.stage_names import stage_label
+from stagemeter.core.stage_names import TOTAL, stage_label
 from stagemeter.core.terminal import Section, print_lines, print_sections, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, digits_of, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import Document, unbroken
+from stagemeter.export.markdown import Document, abreast, unbroken
 from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.devices import ASSUMED, Devices
 
@@ -58,12 +58,12 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
 def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     """Return the short form of a pairing for the description of a run, with a link to its counts."""
     document = Document()
-    total = pairing["stages"].get("total")
-    whole = "" if total is None else f"**MFU {_percent(total['mfu'])}**{_visible(total)} of the whole request. "
-    document.paragraph(Marked(f"{whole}Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
+    document.paragraph(_headline(pairing))
+    if pairing["stages"]:
+        document.table(abreast(unbroken(_rows(pairing, _WIDE))))
+    document.paragraph(Marked(f"Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
     for line in _devices(pairing["devices"]):
         document.paragraph(f"{line}.")
-    document.table(unbroken(_rows(pairing, _WIDE)))
     lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
     lines += [f"warning: {flag}" for flag in pairing["flags"]]
     lines += _execution(pairing)
@@ -72,11 +72,19 @@ def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     return str(document)
 
 
+def _headline(pairing: Mapping[str, Any]) -> str:
+    total, engine = pairing["stages"].get(TOTAL), pairing.get("engine")
+    if total is not None:
+        return f"**MFU {_percent(total['mfu'])}**{_visible(total)} of the whole request."
+    return "MFU by stage." if engine is None else f"**MFU {_percent(engine['mfu'])}** of the serving engine."
+
+
 def _visible(row: Mapping[str, Any]) -> str:
     """Return the MFU by visible pairs, where it differs."""
     causal = row["mfu_causal"]
     differs = causal is not None and differing_factor(causal, row["mfu"]) is not None
-    return f", {_percent(causal)} by visible pairs," if differs else ""
+    shown = _percent(causal)
+    return f", {shown} by visible pairs," if differs and shown != _percent(row["mfu"]) else ""
 
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.escape import Marked
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import Document, unbroken
+from stagemeter.export.markdown import Document, abreast, unbroken
 
 PROFILE_FILE = "profile.json"
 _RATES = {
@@ -30,6 +31,23 @@ def profile_markdown(document: Mapping[str, Any]) -> str:
     text = Document()
     text.paragraph(_title(document))
     text.table(unbroken(_rows(document)))
+    text.section("Where the times come from", _facts(document))
+    text.section("Notes", document["notes"])
+    return str(text)
+
+
+def profile_description(document: Mapping[str, Any], trace: Marked | None = None) -> str:
+    """Return the description of a run: the time of a request, the stages side by side, and words.
+
+    `trace` is a link to the file of a trace.
+    """
+    text = Document()
+    whole = document["time_ms"].get("total")
+    time = "" if whole is None else f"**{milliseconds(whole)}** a request. "
+    text.paragraph(f"{time}{_title(document)}.")
+    text.table(abreast(unbroken(_rows(document))))
+    if trace is not None:
+        text.paragraph(Marked(f"Trace: save {trace}, and open it in [Perfetto](https://ui.perfetto.dev)."))
     text.section("Where the times come from", _facts(document))
     text.section("Notes", document["notes"])
     return str(text)

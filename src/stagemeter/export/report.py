@@ -19,6 +19,7 @@ from stagemeter.core.units import (
     describe_request,
     describe_views,
     digits_of,
+    milliseconds,
     page_count_of,
     pages_of,
     percentage,
@@ -29,7 +30,7 @@ from stagemeter.export.charts import bar_figure, picture
 from stagemeter.export.execution import ADAPTER, differing_factors, execution_lines
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import Document
+from stagemeter.export.markdown import Document, abreast, unbroken
 from stagemeter.export.roofline import bounds_table, load_line, load_lines, load_table, roofline_lines
 from stagemeter.export.speculation import speculation_lines, speculation_table, speculation_title
 
@@ -88,6 +89,8 @@ _TIERS = ("isolated", "extracted", "analytic")
 _OF_STAGES = ("macs", "flops", "flops_causal", "flops_executed", "activations", "bytes_read", "bytes_written")
 #: Places in the rows of the table of stages.
 _EXECUTED, _ACTIVATIONS = 3, 5
+#: Columns of the table of stages as rows of a description: stage, FLOPs, share, params, bytes, and what few ask for.
+_ORDER = (0, 2, 4, 1, 6, _EXECUTED, _ACTIVATIONS, 7)
 
 
 def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Path:
@@ -149,26 +152,57 @@ def flops_figure(report: Mapping[str, Any]) -> Figure:
 
 
 def summary_markdown(report: Mapping[str, Any]) -> str:
-    """Return the short form: the table of stages and the totals, as the description of a run."""
+    """Return the description of a run: a headline, the stages side by side, and words."""
     document = Document()
-    _add_summary(document, report)
+    document.paragraph(_headline(report))
+    # `other` has parameters alone, which the totals have.
+    header, *stages, _, whole = _summary_rows(report)
+    columns = abreast(unbroken([header, *stages, whole]))
+    document.table([columns[place] for place in _ORDER if place not in _hidden(report)])
+    document.paragraph(f"{_request(report)}. {_meaning(report)}")
+    _add_details(document, report)
     return str(document)
 
 
-def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
-    total, workload = report["total"], report["metadata"]["workload"]
-    document.paragraph(
+def _headline(report: Mapping[str, Any]) -> str:
+    total, roofline = report["total"], report["roofline"]
+    whole, forward = (with_unit(total[name], "FLOPs") for name in ("flops", "flops_forward"))
+    least = "" if roofline is None else milliseconds(roofline["bounds"][TOTAL]["roofline_ms"])
+    device = "" if roofline is None else f", at least {least} on {roofline['peak']['name']}"
+    return f"**{whole}** a request, {forward} before the first token{device}."
+
+
+def _request(report: Mapping[str, Any]) -> str:
+    workload = report["metadata"]["workload"]
+    return (
         f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
-        f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
-        f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
+        f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}"
+    )
+
+
+def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
+    total = report["total"]
+    document.paragraph(
+        f"{_request(report)}. **{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token. {_meaning(report)}",
     )
+    document.table(_without(_summary_rows(report), _hidden(report)))
+    _add_details(document, report)
+
+
+def _summary_rows(report: Mapping[str, Any]) -> list[list[str]]:
     header = ["Stage", "Params", "FLOPs", "FLOPs executed", "Share", "Activations", "Bytes moved", "Counts agree"]
     nothing = dict.fromkeys(("flops", "flops_executed", "activations", "bytes_read", "bytes_written"), 0)
     other = _row("other", {"params": sum(report["other_params"].values()), **nothing, "agreement": ""}, "0.0 %")
-    whole = _total_row(report, "**total**", "100.0 %" if total["flops"] else "–")
-    hidden = () if differing_factors(report) else (_EXECUTED,)
-    document.table(_without([header, *_stage_rows(report), other, whole], hidden))
+    whole = _total_row(report, "**total**", "100.0 %" if report["total"]["flops"] else "–")
+    return [header, *_stage_rows(report), other, whole]
+
+
+def _hidden(report: Mapping[str, Any]) -> tuple[int, ...]:
+    return () if differing_factors(report) else (_EXECUTED,)
+
+
+def _add_details(document: Document, report: Mapping[str, Any]) -> None:
     lines = execution_lines(report)
     if lines:
         document.items(lines)
@@ -176,6 +210,7 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
     _add_roofline(document, report)
     _add_speculation(document, report)
     _add_adapter(document, report)
+    total = report["total"]
     document.header(2, "Totals of the request")
     rows = [[title, with_unit(total[name], unit), f"{total[name]:,}"] for title, name, unit in _TOTALS]
     document.table([["Quantity", "Value", "Exact"], *rows])

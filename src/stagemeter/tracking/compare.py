@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -11,20 +12,21 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.comparing.subject import MODEL, NOT_SETTINGS, Subject
+from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.metrics import comparison_values, module_values, report_values
+from stagemeter.core.metrics import comparison_values, module_values, pairing_values
 from stagemeter.core.report_upgrade import earlier_note, is_earlier
 from stagemeter.core.workload import stable_hash
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
-from stagemeter.tracking.document import log_document, params_of
-from stagemeter.tracking.labels import BASIS, COMPARISON, HARDWARE, KIND, LOG, MODULE, PROFILE, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.document import log_document
+from stagemeter.tracking.labels import COMPARISON, KIND, LOG, MODULE, PROFILE, SCHEMA, STATIC, STATIC_RUN
 from stagemeter.tracking.runs import (
     credited_by,
     find_experiment,
     find_run,
-    known_metrics,
     load_module_report,
+    load_pairing,
+    load_profile,
     load_report,
     require_kind,
     search_runs,
@@ -33,8 +35,6 @@ from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
 #: Tag of a comparison with its runs, and tag of these runs with their comparisons.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
-#: Above this, a double does not hold every whole number.
-_EXACT = 2**53
 #: Kinds of runs that can be compared.
 _COMPARED = (STATIC, PROFILE, MODULE)
 _EARLIER = (
@@ -75,57 +75,53 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
 
 
 def subject_of_run(run: Run) -> Subject:
-    """Make a subject of the metrics, params and tags of a run, or raise StagemeterError without counts or times."""
+    """Make a subject of the documents of a run, or raise StagemeterError without counts or times.
+
+    Metrics of a run are fewer, and doubles. Its params can be of other values, see `missing_params`.
+    """
     if run.data.tags.get(KIND) == LOG:
         raise StagemeterError(
             f"run {run.info.run_id}: holds the costs of a log, and requests are compared one by one. Compare logs in "
             "MLflow, by their metrics log_flops and log_tokens"
         )
     tags, kind = run.data.tags, require_kind(run, _COMPARED, "Give runs of `stagemeter analyze` or of profiles")
-    values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
-    schema = tags.get(SCHEMA, "1.0")
-    notes: tuple[str, ...] = ()
-    basis, earlier_pairing = credited_by(run) if kind == PROFILE else (tags.get(BASIS, MODEL), "")
-    if kind == MODULE and schema.partition(".")[0] in EARLIER_SCHEMAS:
-        values, notes = (
-            module_values(load_module_report(run)),
-            (_EARLIER.format(name=run.info.run_name, schema=schema),),
+    name, schema = run.info.run_name or run.info.run_id, tags.get(SCHEMA, "1.0")
+    if kind == PROFILE:
+        subject = _profile(run, name)
+    elif kind == STATIC:
+        subject = subject_of_report(load_report(run), name, run.info.run_id)
+        notes = (f"{name}: {earlier_note(schema)}",) if is_earlier(schema) else ()
+        subject = replace(subject, notes=notes)
+    else:
+        document = load_module_report(run)
+        notes = (_EARLIER.format(name=name, schema=schema),) if schema.partition(".")[0] in EARLIER_SCHEMAS else ()
+        subject = Subject(
+            name=name,
+            source=run.info.run_id,
+            kind=MODULE,
+            schema_version=MODULE_SCHEMA_VERSION,
+            notes=notes,
+            values=module_values(document),
+            configuration=run.data.params,
+            environment=document["metadata"]["versions"],
         )
-        schema = MODULE_SCHEMA_VERSION
-    elif kind == STATIC and is_earlier(schema):
-        report = load_report(run)
-        values |= report_values(report)
-        notes, basis = (f"{run.info.run_name}: {earlier_note(schema)}",), report["basis"]
-        schema = report["schema_version"]
-    elif kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
-        # The store keeps doubles; the report has every digit.
-        values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))
-    environment = {
-        name.removeprefix(prefix): value
-        for prefix in (VERSION, HARDWARE)
-        for name, value in tags.items()
-        if name.startswith(prefix)
-    }
-    if "stagemeter.peak" in tags:
-        environment["peak"] = tags["stagemeter.peak"]
-    return Subject(
-        name=run.info.run_name or run.info.run_id,
-        source=run.info.run_id,
-        kind=kind,
-        schema_version=schema,
-        notes=notes,
+    return replace(subject, run_id=run.info.run_id, link=run_link(run.info))
+
+
+def _profile(run: Run, name: str) -> Subject:
+    """Make a subject of a profiling run, and of its pairing if it has one."""
+    subject = subject_of_profile(load_profile(run), name, run.info.run_id)
+    if STATIC_RUN not in run.data.tags:
+        return subject
+    pairing = load_pairing(run)
+    basis, earlier_pairing = credited_by(run)
+    return replace(
+        subject,
+        values={**subject.values, **pairing_values(pairing)},
+        environment={**subject.environment, "peak": pairing["peak"]["name"]},
         basis=basis,
         earlier_pairing=earlier_pairing,
-        values=values,
-        configuration={name: value for name, value in params_of(run).items() if name not in NOT_SETTINGS},
-        environment=environment,
-        run_id=run.info.run_id,
-        link=run_link(run.info),
     )
-
-
-def _whole(value: float) -> float:
-    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:

@@ -93,29 +93,29 @@ def require_room(run_id: str, kind: str, document_hash: str | None = None) -> Ru
 
 
 def missing_params(run: Run, values: Mapping[str, str]) -> tuple[list[Param], dict[str, str]]:
-    """Return the params that a run lacks, and a tag with those that it has with another value, as JSON.
+    """Return the params that a run lacks, and a tag with those that it has with another value.
 
     ``mlflow run`` logs its parameters, and MLflow refuses another value for a param. Where a value differs, and not
-    only its spelling, a warning names both. The tag holds the value that the metrics belong to; it is empty if all
-    agree.
+    only its spelling, a warning names both. The tag names the value that the metrics belong to; there is none if all
+    agree. A param that was not given contradicts nothing.
     """
     known = run.data.params
     params = [Param(key, value) for key, value in values.items() if key not in known]
-    otherwise = {key: value for key, value in values.items() if key in known and not _same(known[key], value)}
-    # A param that was not given contradicts nothing.
-    both = ", ".join(
-        f"{key} is {known[key]!r} there and {value!r} here"
-        for key, value in otherwise.items()
-        if known[key] != NOT_GIVEN
-    )
-    if both:
+    otherwise = {
+        key: value
+        for key, value in values.items()
+        if key in known and known[key] != NOT_GIVEN and not _same(known[key], value)
+    }
+    if otherwise:
+        both = ", ".join(f"{key} is {known[key]!r} there and {value!r} here" for key, value in otherwise.items())
         warnings.warn(
             f"run {run.info.run_id} has params of other values than what is logged to it: {both}. MLflow keeps the "
             f"first; the metrics are of the latter, and the tag {PARAMS_OTHERWISE} says so",
             StagemeterWarning,
             stacklevel=2,
         )
-    return params, {PARAMS_OTHERWISE: json.dumps(otherwise)} if otherwise else {}
+    said = "; ".join(f"{key}: {value}" for key, value in otherwise.items())
+    return params, {PARAMS_OTHERWISE: said} if otherwise else {}
 
 
 def _same(one: str, other: str) -> bool:
@@ -126,8 +126,3 @@ def _same(one: str, other: str) -> bool:
         return float(one) == float(other)
     except ValueError:
         return False
-
-
-def params_of(run: Run) -> dict[str, str]:
-    """Return the params that the metrics of a run belong to."""
-    return {**run.data.params, **json.loads(run.data.tags.get(PARAMS_OTHERWISE, "{}"))}

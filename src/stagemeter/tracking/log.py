@@ -13,14 +13,13 @@ from mlflow.entities import Metric, Run, RunStatus
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import module_values, report_values
+from stagemeter.core.metrics import in_runs, module_values, report_values
 from stagemeter.core.params import as_params, module_params, report_params
 from stagemeter.core.report import Report
 from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
-from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.export.report import flops_chart, report_files, stage_numbers, summary_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.document import log_document, metrics_now
@@ -31,11 +30,15 @@ from stagemeter.tracking.labels import (
     KIND,
     MODEL,
     MODULE,
+    PEAK,
     REPORT_HASH,
     SCHEMA,
     STATIC,
-    VERSION,
+    VERSIONS,
     WORKLOAD_HASH,
+    experiment_of,
+    in_words,
+    shortened,
     workload_name,
     workload_tags,
 )
@@ -93,8 +96,7 @@ def log_static_report(
         log = partial(_log_module, report=report)
     else:
         report = upgraded_report(report)
-        metadata = report["metadata"]
-        name = workload_name(metadata["model"], metadata["workload"])
+        name = _name(report)
         log = partial(_log, report=report, page=page, contents=contents)
     active = mlflow.active_run()
     if active is None:
@@ -112,8 +114,7 @@ def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
 
     The static run is FAILED or KILLED if not all of it could be logged.
     """
-    client, metadata = mlflow.MlflowClient(), report["metadata"]
-    name = f"{workload_name(metadata['model'], metadata['workload'])}, closed form"
+    client, name = mlflow.MlflowClient(), shortened(f"{_name(report)}, closed form")
     tags = {**resolve_tags(), COUNTED_FOR: profile.info.run_id}
     run_id = client.create_run(profile.info.experiment_id, tags=tags, run_name=name).info.run_id
     try:
@@ -124,6 +125,11 @@ def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
         raise
     client.set_terminated(run_id)
     return client.get_run(run_id)
+
+
+def _name(report: Mapping[str, Any]) -> str:
+    metadata, roofline = report["metadata"], report["roofline"]
+    return workload_name(metadata["model"], metadata["workload"], roofline and roofline["peak"]["name"])
 
 
 def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, contents: Mapping[str, str] | None) -> None:
@@ -150,23 +156,21 @@ def _png(page: Image.Image) -> bytes:
 
 
 def _metrics(report: Mapping[str, Any]) -> list[Metric]:
-    metrics = metrics_now(report_values(report))
+    metrics = metrics_now(in_runs(report_values(report)))
     now = metrics[0].timestamp
     curve = [Metric("decode_curve/flops", point["flops"], now, point["context"]) for point in report["decode_curve"]]
     return metrics + curve
 
 
 def _tags(report: Mapping[str, Any]) -> dict[str, str]:
-    tags = workload_tags(report["metadata"], REPORT_FILE) | {
-        "stagemeter.config_hash": report["metadata"]["config_hash"],
+    tags = workload_tags(report["metadata"]) | {
         SCHEMA: report["schema_version"],
         BASIS: report["basis"],
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }
     if report["roofline"] is not None:
-        peak = report["roofline"]["peak"]
-        tags |= {"stagemeter.peak": peak["name"], "stagemeter.peak_source": peak["source"]}
+        tags[PEAK] = report["roofline"]["peak"]["name"]
     return tags
 
 
@@ -178,14 +182,14 @@ def _log_module(run_id: str, report: ModuleReport) -> None:
         WORKLOAD_HASH: report.workload_hash,
         ARCHITECTURE_HASH: report.architecture_hash,
         MLFLOW_RUN_NOTE: module_markdown(report),
-        **{f"{VERSION}{package}": version for package, version in report.versions.items()},
+        VERSIONS: in_words(report.versions),
     }
     log_document(
         run_id,
         MODULE,
         stable_hash(document),
         params=as_params(module_params(document)),
-        metrics=metrics_now(module_values(document)),
+        metrics=metrics_now(in_runs(module_values(document))),
         tags=tags,
         files=module_files(report),
     )
@@ -218,7 +222,7 @@ def upload_report(report: Report, experiment: str | None = None) -> tuple[str, b
         found = next(search_runs(_places(experiment), condition), None)
     if found is not None:
         return str(found.info.run_id), False
-    with tracked_run(None, workload_name(metadata["model"], metadata["workload"]), experiment) as run:
+    with tracked_run(None, _name(report), experiment, experiment_of(metadata["model"])) as run:
         log_static_report(report)
     return str(run.run_id), True
 

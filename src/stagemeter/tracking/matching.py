@@ -42,10 +42,17 @@ class StaticRuns:
     def __init__(self, many: bool, count: Count) -> None:
         self._many, self._count = many, count
         self._reports: dict[str, Report] = {}
+        self._measured: dict[str, Workload] = {}
 
     @cached_property
     def _all(self) -> list[Run]:
         return list(static_runs())
+
+    def workload(self, run: Run) -> Workload:
+        """Return what a profiling run measured."""
+        if run.info.run_id not in self._measured:
+            self._measured[run.info.run_id] = measured_workload(run)
+        return self._measured[run.info.run_id]
 
     def report(self, run: Run) -> Report:
         """Return the report of a run."""
@@ -59,7 +66,7 @@ class StaticRuns:
         A run of executed FLOPs alone, as earlier versions logged it, is taken only where they cannot be made. Raise
         StagemeterError without counts, and name the closest candidates.
         """
-        measured, architecture = measured_workload(profile), architecture_of(profile)
+        measured, architecture = self.workload(profile), architecture_of(profile)
         if not self._many:
             equal = static_runs(workload_hash=measured.hash, architecture_hash=architecture)
             found = next((run for run in equal if self._is_current(run)), None)

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_link
-from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
+from stagemeter.core.metrics import METRICS, PAIRING, in_runs, pairing_values
 from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
@@ -29,11 +29,12 @@ from stagemeter.tracking.labels import (
     KIND,
     MODEL,
     PAIRING_SCHEMA,
+    PEAK,
     PROFILE,
     SERVED,
     SOURCE,
     STATIC,
-    compact_json,
+    STATIC_RUN,
 )
 from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
@@ -42,8 +43,8 @@ from stagemeter.tracking.runs import (
     devices_of_run,
     find_experiment,
     find_run,
+    hold_json,
     lengths_of_run,
-    measured_workload,
     require_kind,
     search_runs,
     served_of_run,
@@ -56,14 +57,16 @@ from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.traffic import least_bytes
 from stagemeter.utilization.work import counted_experts
 
-#: Tags of a paired run, and the tag of a static run with its profiles.
-STATIC_RUN = "stagemeter.static_run_id"
+#: Tags of a paired run.
 PAIRING_HASH = "stagemeter.pairing_hash"
-FIGURES_HASH = "stagemeter.figures_hash"
-_NO_FIGURES = "none"
+#: What follows the hash where the figures are drawn.
+_DRAWN = " drawn"
+#: The file with the work of a profile's requests.
+SERVED_FILE = "served_requests.json"
 #: The part of a description that a pairing wrote: whole lines between two comments, which Markdown hides.
 _BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
 _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)
+#: Tag of a static run with its profiles.
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: The metrics of a pairing.
 _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
@@ -105,7 +108,7 @@ def keep_requests(profile_run: str, sum_up: Callable[[Run, Profile], ServedReque
             raise StagemeterError(f"run {run.info.run_id}: is not of a serving engine. Leave --requests out")
         source = run.data.tags.get(SOURCE, "")
         page = Profile({}, source, clock="", metrics=run.data.metrics, lengths=lengths_of_run(run))
-        mlflow.MlflowClient().set_tag(run.info.run_id, SERVED, compact_json(sum_up(run, page).to_dict()))
+        hold_json(run.info.run_id, SERVED, SERVED_FILE, sum_up(run, page).to_dict())
 
 
 def require_profile(run: Run) -> None:
@@ -126,8 +129,8 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
             f"run {static.info.run_id}: is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
             f"and {run_id} of {tags.get(MODEL)}, or their sizes differ. Give another --static-run"
         )
-    workload, report = measured_workload(profile), statics.report(static)
-    peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
+    workload, report = statics.workload(profile), statics.report(static)
+    peak, used = find_peak(profile, hardware, workload.dtype), devices_of_run(profile, hardware.devices)
     served = served_of_run(profile)
     lengths = lengths_of_run(profile)
     requests = served.work if served else requests_work(report, workload, lengths)
@@ -149,9 +152,9 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     pairing["profile_run_id"], pairing["static_run_id"] = run_id, static.info.run_id
     pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
+    held, drawn, _ = tags.get(PAIRING_HASH, "").partition(_DRAWN)
     # A missing picture is drawn where it is asked for.
-    undrawn = figures and roofline_chart(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
-    changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
+    changed = held != fingerprint or (figures and not drawn and roofline_chart(pairing) is not None)
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
     pairing["profile_run_name"], pairing["changed"] = profile.info.run_name, changed
@@ -194,7 +197,7 @@ def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures:
 
 def _remove_figures(profile: Run) -> None:
     """Remove the roofline of an earlier pairing with another peak."""
-    if profile.data.tags.get(FIGURES_HASH, _NO_FIGURES) == _NO_FIGURES:
+    if STATIC_RUN not in profile.data.tags:
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
     for file in artifacts.list_artifacts():
@@ -203,7 +206,7 @@ def _remove_figures(profile: Run) -> None:
 
 
 def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
-    values = pairing_values(pairing)
+    values = in_runs(pairing_values(pairing))
     # Values of an earlier pairing must not stand beside those of this one. A metric cannot be deleted.
     stale = [key for key in logged if key.partition("/")[0] in _PAIRED and key not in values]
     values |= dict.fromkeys(stale, math.nan)
@@ -215,17 +218,13 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
     written = mfu_description(pairing, markdown_link(static.info.run_name, run_link(static.info)))
     tags = {
         STATIC_RUN: static.info.run_id,
-        "stagemeter.peak": peak["name"],
-        "stagemeter.peak_tflops": repr(peak["tflops"]),
-        "stagemeter.peak_gbps": repr(peak["gbps"]),
-        "stagemeter.peak_source": peak["source"],
+        PEAK: peak["name"],
         DEVICES: f"{pairing['devices']['count']}, {pairing['devices']['source']}",
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: _described(profile, written),
         BASIS: pairing["counts"]["basis"],
         PAIRING_SCHEMA: pairing["schema_version"],
-        PAIRING_HASH: fingerprint,
-        FIGURES_HASH: fingerprint if drawn else _NO_FIGURES,
+        PAIRING_HASH: f"{fingerprint}{_DRAWN if drawn else ''}",
     }
     return [RunTag(key, value) for key, value in tags.items()]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 
-import mlflow
 from mlflow.entities import Run
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.json_text import parse_json
 from stagemeter.hardware.lookup import GIVEN, MEASURED, asked_peak, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.tracking.labels import HARDWARE
-from stagemeter.tracking.runs import measured_workload
+from stagemeter.tracking.runs import held_json, hold_json
 
-_MEASURED_PEAK = "stagemeter.measured_peak"
+#: The tag that names the file with this machine's peak.
+_MEASURED_PEAK, _MEASURED_PEAK_FILE = "stagemeter.measured_peak", "measured_peak.json"
 _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
 _WAY_OUT = "Give --device measured for this machine, or --peak-tflops X --peak-gbps Y"
 
@@ -41,9 +39,9 @@ class GivenHardware:
     devices: int | None = None
 
 
-def find_peak(profile: Run, given: GivenHardware) -> Peak:
-    """Choose the peak rates for a profile. Refuse options that contradict each other."""
-    device, dtype = given.device, measured_workload(profile).dtype
+def find_peak(profile: Run, given: GivenHardware, dtype: str) -> Peak:
+    """Choose the peak rates for a profile in a data type. Refuse options that contradict each other."""
+    device = given.device
     if given.peak_tflops is not None or given.peak_gbps is not None:
         peak = asked_peak(dtype, device, given.peak_tflops, given.peak_gbps)
         assert peak is not None
@@ -88,15 +86,14 @@ def _measured_peak(profile: Run, dtype: str) -> Peak:
         return kept
     # Exactly as it is read back the next time.
     peak = Peak.from_dict(_measure(_measurable(profile), dtype).to_dict())
-    mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak.to_dict()))
+    hold_json(profile.info.run_id, _MEASURED_PEAK, _MEASURED_PEAK_FILE, peak.to_dict())
     return peak
 
 
 def _kept_peak(profile: Run) -> Peak | None:
     """Return the peak that was measured for a profile before."""
-    kept = profile.data.tags.get(_MEASURED_PEAK)
     try:
-        return None if kept is None else Peak.from_dict(parse_json(kept, _MEASURED_PEAK))
+        return Peak.from_dict(held_json(profile, _MEASURED_PEAK)) if _MEASURED_PEAK in profile.data.tags else None
     except (ValueError, LookupError, TypeError):
         raise StagemeterError(
             f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged. Delete it to measure again"

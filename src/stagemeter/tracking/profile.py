@@ -13,10 +13,11 @@ from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.metrics import profile_values
+from stagemeter.core.escape import markdown_link
+from stagemeter.core.metrics import in_runs, profile_values
 from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.profile import PROFILE_FILE, profile_files, profile_markdown
+from stagemeter.export.profile import profile_description, profile_files
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping
 from stagemeter.profiling.readers.plain import profile_of_times
@@ -25,12 +26,9 @@ from stagemeter.tracking.labels import (
     CONTEXT_DEVICE,
     HARDWARE,
     KIND,
-    LENGTHS,
     PROFILE,
     SCHEMA,
-    SERVED,
     SOURCE,
-    compact_json,
     workload_tags,
 )
 from stagemeter.tracking.runs import find_run
@@ -38,8 +36,8 @@ from stagemeter.tracking.store import require_reachable, store_errors
 
 #: The trace, beside the files of the profile.
 TRACE_FILE = "trace.json.gz"
-#: The header of the times in a run's description. Utilization goes before it.
-TIMES_HEADER = "## Times"
+#: Properties of a machine that a pairing reads. The document has all.
+_HARDWARE = ("device", "cores", "devices", "devices_source")
 
 
 def require_unused(run_id: str) -> None:
@@ -57,6 +55,8 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
     files = profile_files(document)
     if trace is not None:
         files[TRACE_FILE] = trace
+    # Relative to MLflow's pages, as their own links to files are.
+    link = None if trace is None else markdown_link(TRACE_FILE, f"get-artifact?path={TRACE_FILE}&run_uuid={run_id}")
     with store_errors():
         log_document(
             run_id,
@@ -64,7 +64,7 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
             stable_hash(document),
             params=profile_params(document),
             metrics=_metrics(document),
-            tags=_tags(document),
+            tags=_tags(document) | {MLFLOW_RUN_NOTE: profile_description(document, link)},
             files=files,
         )
 
@@ -79,25 +79,21 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
         if len(times) > 1
         for step, value in enumerate(times)
     ]
-    for name, value in profile_values(document).items():
+    values = in_runs(profile_values(document))
+    for name, value in values.items():
         quantity, _, stage = name.partition("/")
         repeats = len(series.get(stage, ())) if quantity == "time_ms" else 0
         metrics.append(Metric(name, value, now, repeats if repeats > 1 else 0))
-    return metrics
+    places = {name: place for place, name in enumerate(values)}
+    return sorted(metrics, key=lambda metric: places[metric.key])
 
 
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:
-    tags = workload_tags(document["metadata"], PROFILE_FILE) | {
+    return workload_tags(document["metadata"]) | {
         SCHEMA: document["schema_version"],
         SOURCE: document["source"],
-        "stagemeter.clock": document["clock"],
-        **{f"{HARDWARE}{name}": value for name, value in document["hardware"].items()},
-        MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",
+        **{f"{HARDWARE}{name}": document["hardware"][name] for name in _HARDWARE if name in document["hardware"]},
     }
-    for tag, name in ((LENGTHS, "lengths"), (SERVED, "served")):
-        if document[name] is not None:
-            tags[tag] = compact_json(document[name])
-    return tags
 
 
 def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Sequence[str]) -> Profile:

@@ -8,12 +8,12 @@ from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import log_values
+from stagemeter.core.metrics import in_runs, log_values
 from stagemeter.core.params import as_params
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.requests import request_files, requests_note, swept_note
 from stagemeter.tracking.document import log_document, metrics_now
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, LOG, MODEL, SWEEP, VERSION
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, LOG, MODEL, SWEEP, VERSIONS, in_words
 from stagemeter.tracking.store import store_errors
 
 #: Fields of the document that are params, beside those of the log.
@@ -28,7 +28,7 @@ def log_requests(run_id: str, costs: Mapping[str, Any]) -> None:
         MODEL: costs["model"],
         ARCHITECTURE_HASH: costs["architecture_hash"],
         MLFLOW_RUN_NOTE: requests_note(costs),
-        **{f"{VERSION}{package}": version for package, version in costs["versions"].items()},
+        VERSIONS: in_words(costs["versions"]),
     }
     with store_errors():
         log_document(
@@ -36,7 +36,7 @@ def log_requests(run_id: str, costs: Mapping[str, Any]) -> None:
             LOG,
             stable_hash(costs),
             params=as_params(params | {"log_format": log["format"]}),
-            metrics=metrics_now(log_values(costs)),
+            metrics=metrics_now(in_runs(log_values(costs))),
             tags=tags,
             files=dict(request_files(costs)),
         )

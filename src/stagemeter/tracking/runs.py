@@ -25,12 +25,16 @@ from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
 from stagemeter.core.report_upgrade import EARLIER_SCHEMA, upgraded_report
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
+from stagemeter.export.json_file import json_text
 from stagemeter.export.module import MODULE_JSON_FILE
+from stagemeter.export.pairing import JSON_FILE as PAIRING_FILE
 from stagemeter.export.profile import PROFILE_FILE
 from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION, upgraded
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
+from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
 from stagemeter.profiling.lengths import RequestLengths
+from stagemeter.tracking.document import log_files
 from stagemeter.tracking.labels import (
     ARCHITECTURE_HASH,
     BASIS,
@@ -38,6 +42,7 @@ from stagemeter.tracking.labels import (
     KIND,
     LENGTHS,
     PAIRING_SCHEMA,
+    PROFILE,
     REPORT_HASH,
     SERVED,
     STATIC,
@@ -45,6 +50,7 @@ from stagemeter.tracking.labels import (
 )
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
+from stagemeter.utilization.pairing import SCHEMA_VERSION as PAIRING_SCHEMA_VERSION
 from stagemeter.utilization.served import ServedRequests
 
 Read = TypeVar("Read")
@@ -55,6 +61,8 @@ _PAGE = 1000
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
 #: Schemas of pairings without a tag that says so. Their MFU credits executed FLOPs.
 _BEFORE_MODEL_FLOPS = "1.1 or earlier"
+#: The documents of kinds of runs that have a workload.
+_DOCUMENTS = {STATIC: REPORT_FILE, PROFILE: PROFILE_FILE}
 _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 
 
@@ -146,27 +154,23 @@ def known_metrics(run: Run) -> dict[str, float]:
 
 
 def workload_of(run: Run) -> Workload | None:
-    """Return the workload of a run; None for a run that Stagemeter did not log."""
-    text = run.data.tags.get(WORKLOAD)
-    if text is None:
+    """Return the workload of a run; None for a run of another kind than counts and profiles."""
+    text, file = run.data.tags.get(WORKLOAD), _DOCUMENTS.get(run.data.tags.get(KIND, ""))
+    where = f"tag {WORKLOAD}" if text is not None else file
+    if where is None:
         return None
-    if text in (REPORT_FILE, PROFILE_FILE):
-        text = json.dumps(_held_workload(run, text))
+    if text is None:
+        document = _read_document(run, where)
+        _require_own(run, where, document)
+        metadata = document.get("metadata")
+        text = json.dumps(metadata.get("workload") if isinstance(metadata, dict) else None)
     try:
         workload = Workload.from_json(text)
         if workload.dtype not in ITEM_SIZES:
             raise ValueError(f"dtype: {workload.dtype!r} is not one of {', '.join(ITEM_SIZES)}")
         return workload
     except ValueError as error:
-        raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}). Log it again") from None
-
-
-def _held_workload(run: Run, file: str) -> Any:
-    """Return the workload that the document of a run has, which is too long for a tag."""
-    document = _read_document(run, file)
-    _require_own(run, file, document)
-    metadata = document.get("metadata")
-    return metadata.get("workload") if isinstance(metadata, dict) else None
+        raise StagemeterError(f"run {run.info.run_id}: its {where} is damaged ({error}). Log it again") from None
 
 
 def architecture_of(run: Run) -> str:
@@ -205,20 +209,35 @@ def credited_by(run: Run) -> tuple[str, str]:
 
 def lengths_of_run(run: Run) -> RequestLengths | None:
     """Return the lengths of a serving engine's requests in a profiling run; None where not recorded."""
-    return _read_tag(run, LENGTHS, RequestLengths.from_dict)
+    return _of_requests(run, LENGTHS, "lengths", RequestLengths.from_dict)
 
 
 def served_of_run(run: Run) -> ServedRequests | None:
     """Return the work of a serving engine's requests by their log; None where not recorded."""
-    return _read_tag(run, SERVED, ServedRequests.from_dict)
+    return _of_requests(run, SERVED, "served", ServedRequests.from_dict)
 
 
-def _read_tag(run: Run, tag: str, read: Callable[[Any], Read]) -> Read | None:
-    text = run.data.tags.get(tag)
+def _of_requests(run: Run, tag: str, field: str, read: Callable[[Any], Read]) -> Read | None:
+    """Read what a run holds by a tag, else what its profile has of a serving engine's requests."""
+    if tag not in run.data.tags:
+        content = load_profile(run).get(field) if "engine/requests" in run.data.metrics else None
+        return None if content is None else read(content)
     try:
-        return None if text is None else read(parse_json(text, tag))
+        return read(held_json(run, tag))
     except ValueError as error:
         raise StagemeterError(f"run {run.info.run_id}: its tag {tag} is damaged ({error}). Import it again") from None
+
+
+def hold_json(run_id: str, tag: str, file: str, content: Mapping[str, Any]) -> None:
+    """Put plain data into a file of a run, and the name of the file into a tag."""
+    log_files(run_id, {file: json_text(content)})
+    mlflow.MlflowClient().set_tag(run_id, tag, file)
+
+
+def held_json(run: Run, tag: str) -> Any:
+    """Return the plain data of the file that a tag names, or of the tag itself, as earlier versions set it."""
+    text = run.data.tags[tag]
+    return _read_document(run, text) if text.endswith(".json") else parse_json(text, tag)
 
 
 def load_report(run: Run) -> Report:
@@ -243,6 +262,18 @@ def load_module_report(run: Run) -> dict[str, Any]:
     document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION, *EARLIER_SCHEMAS)
     _require_own(run, MODULE_JSON_FILE, document)
     return upgraded(document)
+
+
+def load_profile(run: Run) -> dict[str, Any]:
+    """Read the profile of a run. Refuse one that this version cannot read, or another run's."""
+    document = _load_document(run, PROFILE_FILE, PROFILE_SCHEMA_VERSION)
+    _require_own(run, PROFILE_FILE, document)
+    return document
+
+
+def load_pairing(run: Run) -> dict[str, Any]:
+    """Read the pairing of a profiling run."""
+    return _load_document(run, PAIRING_FILE, PAIRING_SCHEMA_VERSION)
 
 
 def _load_document(run: Run, file: str, known: str, *earlier: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ from stagemeter.tracking.patience import (
     patience_with,
     store_timeout,
 )
+from stagemeter.tracking.views import PARAMETER, view_of
+
+logger = logging.getLogger(__name__)
 
 #: Seconds in which a tracking server has to answer a health check.
 _PATIENCE = 5
@@ -104,23 +108,39 @@ def _require_database(address: str, shown: str) -> None:
         ) from error
 
 
-def charts_link(experiment_id: str) -> tuple[str, str | None]:
+def charts_link(experiment_id: str, view: str | None = None) -> tuple[str, str | None]:
     """Return the page that shows an experiment's runs as charts, and the command that serves it, if one is needed.
 
-    The plain address of an experiment opens a view of MLflow 3 in which runs and charts are hidden.
+    The plain address of an experiment opens a view of MLflow 3 in which runs and charts are hidden. `view` is the key
+    of a saved view, see `stagemeter.tracking.views`.
     """
     host, command = _pages()
-    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART", command
+    shown = "" if view is None else f"&{PARAMETER}={view}"
+    address = f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART{shown}"
+    return address, command
 
 
 def run_messages(run: RunInfo) -> list[str]:
-    """Return messages about a logged run: its page, the charts beside others, and the command that serves them."""
+    """Return messages about a logged run: its page, the charts beside others, and the command that serves them.
+
+    The view of these charts is saved in the run's experiment.
+    """
     host, command = _pages()
-    charts, _ = charts_link(run.experiment_id)
+    charts, _ = charts_link(run.experiment_id, _saved_view(run))
     messages = [f"run {run.run_id}: {host}/{run_link(run)}", f"beside others: {charts}"]
     if command is not None:
         messages.append(f"to see them: {command}")
     return messages
+
+
+def _saved_view(run: RunInfo) -> str | None:
+    """Save the view of a run's charts. Where that is not allowed, or another process does it now, do without."""
+    try:
+        with store_errors():
+            return view_of(mlflow.MlflowClient().get_run(run.run_id))
+    except TrackingError as error:
+        logger.warning("charts come in MLflow's own order: %s", error)
+        return None
 
 
 def _pages() -> tuple[str, str | None]:

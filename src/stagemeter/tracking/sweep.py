@@ -11,6 +11,7 @@ import mlflow
 from mlflow.entities import Param, RunInfo, RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from stagemeter.core.metrics import in_runs
 from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.sweep import PAGE_FILE, sweep_files, sweep_markdown
@@ -55,10 +56,16 @@ def log_sweep(
 
 
 def _values(summary: SweepSummary) -> dict[str, float]:
-    """Return the least, mean and largest value of some columns, over all models."""
+    """Return the least and largest value of some columns over all rows, and the mean of rows that are comparable.
+
+    These are of one model, and requests that are processed together are equally many.
+    """
     values = {"sweep/workloads": float(summary.rows)}
+    comparable = summary.by_batch is None and summary.ranges["model"].nunique() == 1
     for column, part in summary.ranges.groupby("column", observed=True, sort=False):
-        ends = {"min": part["min"].min(), "mean": part["mean"].mean(), "max": part["max"].max()}
+        ends = {"min": part["min"].min(), "max": part["max"].max()}
+        if comparable:
+            ends["mean"] = part["mean"].iloc[0]
         values |= {f"{column}/{name}": float(value) for name, value in ends.items()}
     return values
 
@@ -66,7 +73,7 @@ def _values(summary: SweepSummary) -> dict[str, float]:
 def _log_children(client: mlflow.MlflowClient, parent: RunInfo, rows: pandas.DataFrame) -> None:
     """Make a run of each row, in two calls: one creates it, and one logs everything."""
     for row in _records(rows):
-        metrics = {name: value for name, value in row.items() if "/" in name and value == value}
+        metrics = in_runs({name: value for name, value in row.items() if "/" in name and value == value})
         params = {name: str(value) for name, value in row.items() if "/" not in name}
         name = f"{row['mode']} {row['prompt_tokens']} + {row['new_tokens']} tokens, batch {row['batch_size']}"
         tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, MLFLOW_RUN_NAME: name, KIND: POINT, MODEL: str(row["model"])}

@@ -12,7 +12,7 @@ from stagemeter.comparing.subject import MODEL as MODEL_FLOPS
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import GIVEN
-from stagemeter.tracking.labels import DEVICES, HARDWARE, MODEL, PROFILE
+from stagemeter.tracking.labels import DEVICES, HARDWARE, MODEL, PEAK, PROFILE
 from stagemeter.tracking.peaks import same_device
 from stagemeter.tracking.runs import (
     architecture_of,
@@ -102,7 +102,7 @@ def utilization_of(name: str) -> Utilization:
             f"run {run.info.run_id}: has no MFU of whole requests. Pair it by `stagemeter mfu --profile-run "
             f"{run.info.run_id}`, and see there what is missing"
         )
-    peak = run.data.tags.get("stagemeter.peak", "an unknown device")
+    peak = run.data.tags.get(PEAK, "an unknown device")
     basis, earlier = credited_by(run)
     if basis != MODEL_FLOPS:
         by = f" (paired by schema {earlier})" if earlier else ""
