@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from stagemeter.modules.shapes import spec as spec
     from stagemeter.profiling.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
+    from stagemeter.tracking.scorer import cost_scorer as cost_scorer
     from stagemeter.tracking.spans import trace_processor as trace_processor
 
 #: What one needs first; `help` and `dir` show these.
@@ -112,6 +113,7 @@ _HOMES = {
     "StagemeterCallback": "stagemeter.integrations.trainer",
     "StagemeterError": "stagemeter.core.errors",
     "TrackingError": "stagemeter.core.errors",
+    "cost_scorer": "stagemeter.tracking.scorer",
     "count": "stagemeter.modules.analyze",
     "UtilizationReport": "stagemeter.export.objects",
     "describe_model": "stagemeter.models.lookup",

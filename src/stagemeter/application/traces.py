@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from stagemeter.analysis.calls import Call, UncountedError
+from stagemeter.analysis.calls import Call
 from stagemeter.core.writing import replacing, require_writable
 from stagemeter.utilization.call_totals import CallTotals, Seen
-from stagemeter.utilization.calls import CallCost, CallMeter, gap_attributes, outermost, trace_tags
+from stagemeter.utilization.calls import CallMeter, gap_attributes, trace_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -75,40 +74,22 @@ def _count(
 
 def _add(trace: Trace, totals: CallTotals, others: set[str], log: TextIO | None) -> dict[str, str]:
     """Add the calls of a trace, write them to the log, and return the tags of the trace."""
-    from stagemeter.tracking.spans import call_of, is_call, model_of, parents_of, tokens_of
-    from stagemeter.tracking.traces import attachment, times_of
+    from stagemeter.tracking.traces import calls_of
 
-    meter = totals.meter
-    counted: dict[str, tuple[Seen, Call, CallCost | None]] = {}
-    missing: dict[str, tuple[Seen, UncountedError]] = {}
-    spans = trace.data.spans
-    for span in filter(is_call, spans):
-        seen = Seen(span.name, model_of(span), *times_of(span))
-        try:
-            if meter is None or meter.serves(seen.model):
-                call = call_of(span, partial(attachment, trace))
-                counted[span.span_id] = seen, call, None if meter is None else meter.cost(call, seen.seconds)
-            else:
-                others.add(str(seen.model))
-                counted[span.span_id] = seen, tokens_of(span), None
-        except UncountedError as error:
-            missing[span.span_id] = seen, error
-    kept, lost = outermost(parents_of(spans), counted, missing)
+    found = calls_of(trace, totals.meter)
+    others |= found.others
     costs, attributes = [], []
-    for name, (seen, call, cost) in counted.items():
-        if name not in kept:
-            continue
+    for name, (seen, call, cost) in found.counted.items():
         totals.add(seen, call, cost)
         if cost is not None:
             costs.append(cost)
             attributes.append(cost.attributes())
-        if log is not None and (cost is not None or meter is None):
+        if log is not None and (cost is not None or totals.meter is None):
             log.write(f"{json.dumps(_line(trace, name, seen, call))}\n")
-    for name in lost:
-        seen, gap = missing[name]
+    for seen, gap in found.missing:
         totals.miss(seen, gap)
         attributes.append(gap_attributes(gap))
-    root = next((span.name for span in spans if span.parent_id is None), "")
+    root = next((span.name for span in trace.data.spans if span.parent_id is None), "")
     totals.add_trace(trace.info.trace_id, root, costs)
     return trace_tags(attributes, [cost.price for cost in costs if cost.price is not None])
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.entities import Trace
 from mlflow.exceptions import MlflowException
 
+from stagemeter.analysis.calls import Call, UncountedError
 from stagemeter.tracking.runs import find_experiment
+from stagemeter.tracking.spans import call_of, is_call, model_of, parents_of, tokens_of
 from stagemeter.tracking.store import store_errors
+from stagemeter.utilization.call_totals import Seen
+from stagemeter.utilization.calls import CallCost, CallMeter, outermost
 
 #: Traces of a page, whose inputs are all in memory.
 _PAGE = 50
@@ -34,6 +39,45 @@ def traces_of(experiment: str, since: float | None = None) -> Iterator[Trace]:
         token = page.token
         if not token:
             return
+
+
+class TraceCalls(NamedTuple):
+    """The outermost calls of a trace.
+
+    Attributes
+    ----------
+    counted : dict
+        By the id of its span: a call, and its cost where it is of the model.
+    missing : list
+        Calls that cannot be counted, with the reason.
+    others : set of str
+        Names of other models that were called.
+    """
+
+    counted: dict[str, tuple[Seen, Call, CallCost | None]]
+    missing: list[tuple[Seen, UncountedError]]
+    others: set[str]
+
+
+def calls_of(trace: Trace, meter: CallMeter | None) -> TraceCalls:
+    """Return the calls of a trace with their costs by a meter. Without one, calls have their tokens alone."""
+    counted: dict[str, tuple[Seen, Call, CallCost | None]] = {}
+    missing: dict[str, tuple[Seen, UncountedError]] = {}
+    others = set[str]()
+    for span in filter(is_call, trace.data.spans):
+        seen = Seen(span.name, model_of(span), *times_of(span))
+        try:
+            if meter is None or meter.serves(seen.model):
+                call = call_of(span, partial(attachment, trace))
+                counted[span.span_id] = seen, call, None if meter is None else meter.cost(call, seen.seconds)
+            else:
+                others.add(str(seen.model))
+                counted[span.span_id] = seen, tokens_of(span), None
+        except UncountedError as error:
+            missing[span.span_id] = seen, error
+    kept, lost = outermost(parents_of(trace.data.spans), counted, missing)
+    in_order = {name: found for name, found in counted.items() if name in kept}
+    return TraceCalls(in_order, [found for name, found in missing.items() if name in lost], others)
 
 
 def attachment(trace: Trace, name: str) -> bytes:
