@@ -11,6 +11,7 @@ import click
 import pytest
 import yaml
 
+import stagemeter
 from stagemeter.analysis.config import AnalysisConfig, ProfileConfig
 from stagemeter.cli import cli
 from stagemeter.core.setting import MODES, table
@@ -93,6 +94,24 @@ def test_importing_the_package_imports_next_to_nothing():
     slow = ["torch", "transformers", "mlflow", "pydantic", "PIL", "numpy", "rich", "click", "multiprocessing"]
     code = f"import stagemeter, sys; print([name for name in {slow} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_help_shows_ten_names_and_type_checkers_see_all():
+    shown = [name for name in dir(stagemeter) if not name.startswith("_")]
+    assert shown == sorted(stagemeter.__all__)
+    assert len(shown) == 10
+    named = " ".join(stagemeter.__doc__.split())
+    assert [name for name in shown if f"stagemeter.{name}(" not in named and f"`{name}`" not in named] == []
+    tree = ast.parse(Path(stagemeter.__file__).read_text())
+    typed = {
+        alias.asname: node.module
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("stagemeter.")
+        for alias in node.names
+    }
+    assert typed == stagemeter._HOMES
 
 
 def test_modules_of_tests_have_names_of_their_own():
