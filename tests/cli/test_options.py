@@ -230,3 +230,17 @@ def test_full_analysis_prints_only_json(folder):
     report = json.loads(done.stdout)
     assert report["agreement"]["status"] == "equal"
     assert "counting" in done.stderr
+
+
+def test_notes_that_change_a_number_are_shown_and_the_others_on_demand(stagemeter, estimate, monkeypatch):
+    words = ("analyze", "deepseek-ocr", "1920x1080", "--estimate", "--no-track")
+    report = estimate("1920x1080")
+    (key,) = report["key_notes"]
+    assert "--max-tiles 6 counts that" in key
+    assert estimate()["key_notes"] == []
+    short = stagemeter(*words).out
+    assert f"note: {key}\n{len(report['notes']) - 2} more note" in short
+    monkeypatch.setattr("logging.Logger.isEnabledFor", lambda self, level: True)
+    full = stagemeter(*words, "-v").out
+    assert all(f"note: {note}\n" in full for note in report["notes"][1:])
+    assert "more note" not in full

@@ -57,7 +57,7 @@ def analyze_model(
     """
     workload, model = workload or plan_request(config, model), with_adapter(model, config.adapter)
     if built is None:
-        tell(progress, "model")
+        tell(progress, "building the model")
         built = model.build()
     tiers = run_tiers(model, built, config, workload, progress)
     found = None

@@ -14,6 +14,7 @@ from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import recorded_settings, workload_notes
 from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
 from stagemeter.core.cost import EXECUTED, ZERO, Cost, item_sizes
+from stagemeter.core.notes import KeyNote, key_notes
 from stagemeter.core.report import EXECUTED_QUANTITIES, SCHEMA_VERSION, Report, StageAnalysisResult, request_total
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload, stable_hash
@@ -66,6 +67,26 @@ def build_report(
     counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
     unsupported = {name: dict(sorted(count.unsupported.items())) for name, count in counts.items() if count.unsupported}
     settings, versions = recorded_settings(config, family), package_versions()
+    notes = [
+        _CONVENTIONS,
+        *(() if family.has_closed_forms else (KeyNote(_EXECUTED_ONLY.format(name=_IMPLEMENTATION)),)),
+        *workload_notes(config, workload, family, architecture),
+        *family.notes_on(architecture, workload),
+        *limit_notes(config, model),
+        *model.notes,
+        *(adapter_notes(adapter, found) if adapter is not None else ()),
+        *(
+            KeyNote(f"the totals lack {name}, which was left out")
+            for name, result in results.items()
+            if result.source == "none"
+        ),
+        *_free_stages(model, workload, results),
+        *(
+            KeyNote(f"there is no formula for {_calls(operators)} of {name}: that work is in no number")
+            for name, operators in unsupported.items()
+        ),
+        *(KeyNote(f"disagreement: {line}") for line in difference),
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "metadata": {
@@ -96,26 +117,8 @@ def build_report(
         "decode_curve": _decode_curve(family.stage("decode"), architecture, workload, tiers),
         "roofline": None,
         "modules": cast("list[ModuleCount]", [dict(module) for module in modules]),
-        "notes": [
-            _CONVENTIONS,
-            *(() if family.has_closed_forms else (_EXECUTED_ONLY.format(name=_IMPLEMENTATION),)),
-            *workload_notes(config, workload, family, architecture),
-            *family.notes_on(architecture, workload),
-            *limit_notes(config, model),
-            *model.notes,
-            *(adapter_notes(adapter, found) if adapter is not None else ()),
-            *(
-                f"the totals lack {name}, which was left out"
-                for name, result in results.items()
-                if result.source == "none"
-            ),
-            *_free_stages(model, workload, results),
-            *(
-                f"there is no formula for {_calls(operators)} of {name}: that work is in no number"
-                for name, operators in unsupported.items()
-            ),
-            *(f"disagreement: {line}" for line in difference),
-        ],
+        "notes": [str(note) for note in notes],
+        "key_notes": key_notes(notes),
     }
 
 
@@ -127,7 +130,7 @@ def _free_stages(
         result = results[stage.name]
         runs = stage.cost is None or bool(stage.calls(model.architecture, workload))
         if runs and result.source != "none" and not result.flops and not result.flops_executed:
-            yield (
+            yield KeyNote(
                 f"{stage.name} costs 0 FLOPs: it is called for this request and has no product. If it should have, a "
                 "setting of the model or of its pages is missing or makes them vanish"
             )

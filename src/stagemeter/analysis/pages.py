@@ -103,7 +103,7 @@ def page_views(
     views = views_of(width, height)
     settings.refuse_unused(model.name, model.family.name)
     if rules.notes is not None:
-        return views, rules.notes
+        return views, rules.notes(views)
     note = settings.note(video=config.video_frames is not None)
     return views, () if note is None else (note,)
 

@@ -9,6 +9,7 @@ from typing import Any
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views, pages_left_out, settings_of, sizes_of_pages
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.notes import KeyNote
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
 from stagemeter.core.stage_names import DECODE, PREFILL
@@ -253,25 +254,31 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
     longest = workload.prompt_tokens + workload.decode_steps
     if longest > max_positions:
         notes.append(
-            f"the request reaches {longest:,} tokens, more than the {max_positions:,} positions "
-            "that the model was made for"
+            KeyNote(
+                f"the request reaches {longest:,} tokens, more than the {max_positions:,} positions "
+                "that the model was made for"
+            )
         )
     if workload.chunk_tokens is not None:
         passes = len(workload.prefill_passes)
-        notes.append(f"the prefill takes {passes:,} passes of at most {workload.chunk_tokens:,} tokens")
+        notes.append(KeyNote(f"the prefill takes {passes:,} passes of at most {workload.chunk_tokens:,} tokens"))
     if workload.cached_tokens is not None:
         page = ", the page among them, which is not encoded" if workload.page_cached else ""
         if workload.further_pages is not None and workload.pages_cached:
             page = f", {workload.pages_cached:,} of {workload.pages:,} pages among them, which are not encoded"
         notes.append(
-            f"the prefill computes {workload.computed_tokens:,} of {workload.prompt_tokens:,} tokens: the cache holds "
-            f"the first {workload.cached_tokens:,}{page}"
+            KeyNote(
+                f"the prefill computes {workload.computed_tokens:,} of {workload.prompt_tokens:,} tokens: the cache "
+                f"holds the first {workload.cached_tokens:,}{page}"
+            )
         )
     first, last = decode_span(workload)
     if not first <= workload.decode_context <= last and workload.decode_steps:
         notes.append(
-            f"no step of the request attends to {workload.decode_context:,} tokens, the context of the reported step; "
-            f"they attend to {first:,} up to {last:,}"
+            KeyNote(
+                f"no step of the request attends to {workload.decode_context:,} tokens, the context of the reported "
+                f"step; they attend to {first:,} up to {last:,}"
+            )
         )
     return notes
 
@@ -279,7 +286,9 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
 def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     notes = ["the model reads text alone: settings of pages have no effect"]
     if config.seq_len is None and "text_tokens" not in config.model_fields_set:
-        notes.append(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens sets it")
+        notes.append(
+            KeyNote(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens sets it")
+        )
     return notes
 
 
@@ -296,17 +305,21 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
         )
     if workload.prompt_tokens < needed:
         notes.append(
-            f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that page and text need: "
-            "prefill and decode are those of the shorter prompt, the vision stages those of the page"
+            KeyNote(
+                f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that page and text need: "
+                "prefill and decode are those of the shorter prompt, the vision stages those of the page"
+            )
         )
     elif workload.prompt_tokens > needed:
         notes.append(
-            f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text"
+            KeyNote(f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text")
         )
     if further := pages_left_out(config):
         notes.append(
-            f"left out: {further:,} further page{'s' * (further > 1)} of a file, whose first one counts. Numbers name "
-            "pages of a PDF: scan.pdf[1-3]"
+            KeyNote(
+                f"left out: {further:,} further page{'s' * (further > 1)} of a file, whose first one counts. Numbers "
+                "name pages of a PDF: scan.pdf[1-3]"
+            )
         )
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")

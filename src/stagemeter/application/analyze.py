@@ -17,6 +17,7 @@ from stagemeter.analysis.requests import plan_request, require_generation
 from stagemeter.analysis.speculation import Speculation
 from stagemeter.conventions.compare import Comparison, compare, decoder_of
 from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.progress import doing
 from stagemeter.core.report import Report
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.core.writing import require_writable
@@ -97,11 +98,10 @@ def analyze_page(
     work = partial(_count, config, workload, estimate, strict, peak_of(device, config.dtype), speculation, load)
 
     if not track:
-        with _status("counting") as tell:
-            report, contents = work(tell)
+        report, contents = work()
         return Outcome(report, write_report_files(contents, folder), comparison=compared(report))
     # MLflow prints a link to the run on stdout, which belongs to the report.
-    with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
+    with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait:
         # MLflow and torch are slow to import: each is imported in its own process, at the same time.
         from stagemeter.tracking.labels import experiment_of, workload_name
         from stagemeter.tracking.log import log_static_report
@@ -118,7 +118,7 @@ def analyze_page(
         with failure_recorded(run_name, default_name, experiment, own):
             report, contents = wait()
             outcome = Outcome(report, write_report_files(contents, folder), comparison=compared(report))
-        tell("logging to MLflow")
+        doing("logging to MLflow")
         try:
             with tracked_run(run_name, default_name, experiment, own) as run:
                 log_static_report(report, _drawn(config, workload), contents, register)
@@ -170,7 +170,6 @@ def _count(
     peak: Peak | None,
     speculation: Speculation | None,
     load: Load | None,
-    tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Return the report and the contents of its files: the work that needs torch."""
     from stagemeter.analysis.analyze import analyze_model, estimate_model
@@ -180,7 +179,7 @@ def _count(
     if estimate:
         report = estimate_model(model, config, workload)
     else:
-        report = analyze_model(model, config, tell, workload=workload)
+        report = analyze_model(model, config, doing, workload=workload)
     unsupported = Counter[str]()
     for calls in report["unsupported_ops"].values():
         unsupported.update(calls)
@@ -205,15 +204,3 @@ def peak_of(device: str | None, dtype: str) -> Peak | None:
 
         return measure_peak(choose_device(AUTO), dtype).peak
     return device_peak(find_device(device, "or measured, for this machine"), dtype)
-
-
-@contextmanager
-def _status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a line on stderr, if that is a terminal; yield a function that changes the text."""
-    if not sys.stderr.isatty():
-        yield lambda words: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text) as status:
-        yield status.update

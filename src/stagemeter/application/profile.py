@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from stagemeter.analysis.requests import (
 )
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
+from stagemeter.core.progress import doing
 from stagemeter.core.stage_names import DECODE_TOTAL
 from stagemeter.core.workload import Workload
 from stagemeter.models.family import EXPERTS_READ
@@ -79,9 +80,9 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
         with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, *place, system_metrics=True) as run:
             require_unused(run.run_id)
             try:
-                with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan), true_dtype(config.dtype):
-                    session = _build(plan, tell)
-                    _measure(session, plan, measured, tell)
+                with _memory_errors(plan), true_dtype(config.dtype):
+                    session = _build(plan)
+                    _measure(session, plan, measured)
             except BaseException:
                 # After an interrupt or an error, keep what was measured.
                 if measured.repeats:
@@ -141,25 +142,25 @@ def _require_weights_of(model: ModelDescription, config: ProfileConfig, weights:
     require_weights(weights)
 
 
-def _build(plan: _Plan, tell: Callable[[str], None]) -> Session:
+def _build(plan: _Plan) -> Session:
     from stagemeter.profiling.running import Session
 
-    tell("weights")
+    doing("building the model")
     session = Session.build(plan.model, plan.device, plan.config.dtype, plan.weights)
     if not plan.config.use_synthetic_inputs:
-        tell("page")
+        doing("preparing the page")
         session.look_at(load_picture(plan.config), plan.workload, plan.model.processor.image)
     return session
 
 
-def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[[str], None]) -> None:
+def _measure(session: Session, plan: _Plan, measured: _Measured) -> None:
     from stagemeter.profiling import harness
 
     config, workload = plan.config, plan.workload
     totals = {"warm-up": config.warmup, "repeat": config.repeats}
 
     def on_stage(kind: str, number: int, stage: str) -> None:
-        tell(f"{kind} {number}/{totals[kind]}: {stage}")
+        doing(f"{kind} {number}/{totals[kind]}: {stage}")
 
     measured.experts_read = harness.warm_up(session, workload, config.warmup, on_stage)
     for repeat in harness.measure(session, workload, config.repeats, on_stage):
@@ -167,10 +168,10 @@ def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[
         logger.info("repeat %d of %d took %.4g ms", len(measured.repeats), config.repeats, repeat.request_ms)
     measured.memory = harness.peak_memory(session.device)
     if not config.warmup:
-        tell("experts")
+        doing("counting the experts that run")
         measured.experts_read = harness.count_experts(session, session.prepare(workload))
     if config.trace != "none":
-        tell("trace")
+        doing("tracing a request")
         measured.trace = harness.trace(session, workload)
 
 
@@ -236,26 +237,3 @@ def _memory_errors(plan: _Plan) -> Iterator[None]:
         f"device: {plan.device} ran out of memory ({str(reason).splitlines()[0]}). Take a smaller batch, page or "
         "prompt, or fewer new tokens"
     ) from None
-
-
-@contextmanager
-def _progress(requests: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar on stderr that moves with every request; yield a function that names the current step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn seldom: on few cores, drawing takes time from the measurement.
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as progress:
-        task = progress.add_task("profiling", total=requests)
-        current = ""
-
-        def tell(text: str) -> None:
-            nonlocal current
-            request, _, _ = text.partition(":")
-            if current.startswith(("warm-up", "repeat")) and request != current:
-                progress.advance(task)
-            current = request
-            progress.update(task, description=text)
-
-        yield tell

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.progress import doing
 from stagemeter.core.shown import Shown
 from stagemeter.core.terminal import Section
 from stagemeter.core.writing import require_writable
@@ -221,16 +222,23 @@ def _name(settings: SweepSettings) -> str:
 def _evaluate(
     grids: list[Grid], parts: PartsFolder, pending: list[Part], backend: str, jobs: int, cluster: str | None
 ) -> None:
-    with _progress(sum(part.stop - part.start for part in pending)) as advance:
-        if backend == LOCAL and len(pending) <= _FEW_PARTS:
-            for part in pending:
-                parts.write(part, rows_parquet(grids[part.grid], part.start, part.stop))
-                advance(part.stop - part.start)
-            return
-        items = [(grids[part.grid], part) for part in pending]
-        for (_, part), content in map_parts(_work, items, backend, jobs, cluster):
-            parts.write(part, content)
-            advance(part.stop - part.start)
+    done, total = 0, sum(part.stop - part.start for part in pending)
+    for part, content in _contents(grids, pending, backend, jobs, cluster):
+        parts.write(part, content)
+        done += part.stop - part.start
+        doing(f"sweeping: {done:,} of {total:,} workloads")
+
+
+def _contents(
+    grids: list[Grid], pending: list[Part], backend: str, jobs: int, cluster: str | None
+) -> Iterator[tuple[Part, bytes]]:
+    if backend == LOCAL and len(pending) <= _FEW_PARTS:
+        for part in pending:
+            yield part, rows_parquet(grids[part.grid], part.start, part.stop)
+        return
+    items = [(grids[part.grid], part) for part in pending]
+    for (_, part), content in map_parts(_work, items, backend, jobs, cluster):
+        yield part, content
 
 
 def _work(item: tuple[Grid, Part]) -> bytes:
@@ -248,20 +256,6 @@ def _require_agreement(grid: Grid, estimate: bool) -> None:
         raise StagemeterError(
             f"model {grid.model}: its closed forms are not what counting gives: {first[0]}. Please report it"
         )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; yield a function that advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # A notebook would keep the bar in its outputs.
-    console = Console(stderr=True, force_jupyter=False)
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("sweeping", total=total)
-        yield lambda amount: progress.update(task, advance=amount)
 
 
 def settings_of(values: Mapping[str, Any]) -> SweepSettings:

@@ -16,6 +16,7 @@ from stagemeter.cli.streams import prepare_streams
 from stagemeter.core.addresses import redactor, secrets_of
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.garbage import collect_rarely
+from stagemeter.core.progress import progress_line
 
 __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 
@@ -59,7 +60,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with progress_line("starting"):
+                return super().invoke(ctx)
         except StagemeterError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             if command is not None:

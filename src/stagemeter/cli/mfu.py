@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from stagemeter.cli.options import devices_option, output_options, peak_options,
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
 from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.progress import doing
 from stagemeter.hardware.lookup import MEASURED
 
 _EPILOG = """\b
@@ -62,15 +62,14 @@ def mfu(
     if experiment is not None:
         _pair_all(experiment, device, peak_tflops, peak_gbps, devices, figures, as_json)
         return
-    from rich.console import Console
-
     from stagemeter.application.mfu import pair_runs
     from stagemeter.tracking.runs import find_run
     from stagemeter.tracking.store import run_messages, store_errors
 
     # MLflow prints to stdout, which belongs to the result.
     what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
-    with redirect_stdout(sys.stderr), Console(stderr=True).status(what):
+    doing(what)
+    with redirect_stdout(sys.stderr):
         pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps, devices, requests)
     if as_json:
         print_json(pairing)
@@ -97,7 +96,10 @@ def _pair_all(
 ) -> None:
     from stagemeter.application.mfu import pair_experiment
 
-    with redirect_stdout(sys.stderr), _progress() as on_run:
+    def on_run(done: int, runs: int) -> None:
+        doing(f"pairing: {done:,} of {runs:,} runs")
+
+    with redirect_stdout(sys.stderr):
         pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run, devices)
     if as_json:
         print_json({"pairings": pairings, "failures": failures})
@@ -112,13 +114,3 @@ def _pair_all(
             f"--experiment: none of the {len(failures)} profiling runs of {experiment!r} could be paired. "
             "See the reasons above"
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("pairing", total=None)
-        yield lambda done, runs: progress.update(task, completed=done, total=runs)

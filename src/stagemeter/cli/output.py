@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagemeter.core.escape import printable
+from stagemeter.core.progress import end_line
 
 if TYPE_CHECKING:
     from stagemeter.profiling.document import Profiled
@@ -21,6 +22,7 @@ def print_json(document: Any) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr, without control characters."""
+    end_line()
     click.echo(printable(line), err=True)
 
 

@@ -16,10 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from typing import ParamSpec, TypeVar
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.garbage import collect_rarely
+from stagemeter.core.progress import doing, is_followed, tell_steps_to
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -39,18 +41,24 @@ def in_background(
     """
     others = set(multiprocessing.active_children())
     # A fresh interpreter, not a fork: threads of this process would not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    steps: SimpleQueue[str | None] | None = context.SimpleQueue() if is_followed() else None
     executor = ProcessPoolExecutor(
         max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_prepare,
-        initargs=(logging.getLogger().getEffectiveLevel(), os.getpid()),
+        initargs=(logging.getLogger().getEffectiveLevel(), os.getpid(), steps),
     )
+    if steps is not None:
+        threading.Thread(target=_pass_on, args=(steps,), daemon=True).start()
     try:
         yield partial(_result, executor.submit(function, *args, **kwargs))
     finally:
         # The result is here or no longer needed; with torch, a process takes a second to exit by itself.
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
+        if steps is not None:
+            steps.put(None)
         executor.shutdown(cancel_futures=True)
 
 
@@ -64,8 +72,15 @@ def _result(future: Future[Result]) -> Result:
         ) from None
 
 
-def _prepare(level: int, parent: int) -> None:
+def _pass_on(steps: SimpleQueue[str | None]) -> None:
+    """Say what the other process says that it is doing."""
+    for step in iter(steps.get, None):
+        doing(step)
+
+
+def _prepare(level: int, parent: int, steps: SimpleQueue[str | None] | None) -> None:
     end_with_parent(parent)
+    tell_steps_to(None if steps is None else steps.put)
     collect_rarely()
     # Ctrl-C reaches all processes of a terminal; the parent ends this one, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

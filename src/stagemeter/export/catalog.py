@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.core.terminal import is_verbose, print_lines, print_table
 from stagemeter.core.units import with_unit
 from stagemeter.export.json_file import print_json
 from stagemeter.hardware.devices import Device
@@ -17,12 +14,12 @@ from stagemeter.hardware.devices import Device
 
 def print_models(models: Sequence[Mapping[str, Any]]) -> None:
     """Print the models on stdout as a table, with a line on other values of ``--model``."""
-    rows = [["model", "family", "stages", "params", "active", "positions"]]
+    rows = [["model", "family", "before the decoder", "params", "active", "positions"]]
     rows += [
         [
             model["name"],
             model["family"],
-            " ".join(model["stages"]),
+            " ".join(stage for stage in model["stages"] if stage not in (PREFILL, DECODE)) or "–",
             with_unit(model["params"]),
             with_unit(model["params_active"]),
             "no limit" if model["max_positions"] is None else f"{model['max_positions']:,}",
@@ -32,8 +29,8 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
     print_table(rows, title="Models")
     print_lines(
         [
-            "--model also takes a folder that holds a config.json, such a file, or a hub id such as org/name, of which",
-            "the configuration alone is fetched. --json says where each configuration is from.",
+            "A folder that holds a config.json, such a file, or a Hub id such as org/name is a model, too.",
+            "--json has all stages, and says where each configuration is from.",
         ]
     )
 
@@ -42,8 +39,6 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
 _RATES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: Columns of the table, the source last.
 COLUMNS = ("device", *_RATES, "GB/s", "GB", "source")
-#: Width without a terminal: a device is one line, for tools that search.
-_ONE_LINE = 400
 
 
 def print_devices(devices: Sequence[Device], as_json: bool = False) -> None:
@@ -51,16 +46,12 @@ def print_devices(devices: Sequence[Device], as_json: bool = False) -> None:
     if as_json:
         print_json(devices_document(devices))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_ONE_LINE)
-    table = Table(box=None, pad_edge=False, title="Dense TFLOP/s", title_justify="left", title_style="bold")
-    for column in COLUMNS:
-        numeric = column not in ("device", "source")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "source")
-    for row in device_rows(devices):
-        table.add_row(*map(Text, row))
-    console.print(table)
+    rows = [COLUMNS, *device_rows(devices)]
+    print_table([row[:-1] for row in rows], title="Dense TFLOP/s")
+    if is_verbose():
+        print_lines(f"{device.name}: {device.source}" for device in devices)
+    else:
+        print_lines(["The source of each number: -v, or --json"])
 
 
 def device_rows(devices: Sequence[Device]) -> list[list[str]]:

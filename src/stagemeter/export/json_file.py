@@ -7,6 +7,8 @@ import re
 import sys
 from typing import Any
 
+from stagemeter.core.progress import end_line
+
 _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 
@@ -18,6 +20,7 @@ def json_text(document: Any) -> str:
 
 def print_json(document: Any) -> None:
     """Print a document on stdout, as ASCII where stdout cannot hold all of it."""
+    end_line()
     text = json_text(document)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 from stagemeter.core.cost import differing_factor
 from stagemeter.core.escape import Marked, markdown_text
 from stagemeter.core.stage_names import TOTAL, stage_label
-from stagemeter.core.terminal import Section, print_lines, print_sections, print_table
+from stagemeter.core.terminal import Section, is_verbose, print_lines, print_sections, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, digits_of, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.json_file import json_text
@@ -89,15 +89,15 @@ def _visible(row: Mapping[str, Any]) -> str:
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    print_sections(pairing_sections(pairing))
+    print_sections(pairing_sections(pairing, () if is_verbose() else _WIDE))
 
 
-def pairing_sections(pairing: Mapping[str, Any]) -> list[Section]:
-    """Return the table of stages, with what is missing and the assumptions."""
+def pairing_sections(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[Section]:
+    """Return the table of stages without some columns, with what is missing and the assumptions."""
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
     lines = [*missing, *flags, *_execution(pairing), *_engine(pairing), *_facts(pairing)]
-    return [Section(_title(pairing), _rows(pairing), lines)]
+    return [Section(_title(pairing), _rows(pairing, left_out), lines)]
 
 
 def _title(pairing: Mapping[str, Any]) -> str:
@@ -131,7 +131,7 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 #: The column that stands beside them where some stage executes other work, see `differing_factor`.
 _HFU = "HFU"
-#: Columns that do not fit into a description.
+#: Columns that do not fit into a description, and into a terminal without ``-v``.
 _WIDE = ("FLOPs", "TFLOP/s", "GB/s")
 
 

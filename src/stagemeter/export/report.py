@@ -11,7 +11,7 @@ from stagemeter.core.escape import markdown_code
 from stagemeter.core.report import request_total
 from stagemeter.core.scratch import locked_folder
 from stagemeter.core.stage_names import DECODE, OTHER, REQUEST, TOTAL, stage_label
-from stagemeter.core.terminal import Section, print_sections
+from stagemeter.core.terminal import Section, note_lines, print_sections
 from stagemeter.core.units import (
     describe_dtypes,
     describe_pages,
@@ -243,7 +243,7 @@ def _add_speculation(document: Document, report: Mapping[str, Any]) -> None:
         document.header(2, "Speculative decoding")
         document.paragraph(f"{speculation_title(speculation)}. It is in no other number of this report.")
         document.table(speculation_table(report))
-        document.items(speculation_lines(speculation))
+        document.items([*speculation_lines(speculation), *speculation["notes"]])
 
 
 def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
@@ -411,8 +411,9 @@ def report_sections(report: Mapping[str, Any]) -> list[Section]:
     # Activations are in the files: a terminal is narrow.
     hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
     # The first note states the conventions, which stand in the report.
-    notes = [f"note: {note}" for note in report["notes"][1:]]
-    lines = [*execution_lines(report), _page(report["metadata"]["workload"]), *notes]
+    notes = report["notes"][1:]
+    shown = note_lines(notes, report.get("key_notes", notes))
+    lines = [*execution_lines(report), _page(report["metadata"]["workload"]), *shown]
     sections = [Section(report["metadata"]["model"], _without(rows, hidden), lines)]
     roofline = report["roofline"]
     if roofline is not None:
@@ -425,7 +426,8 @@ def report_sections(report: Mapping[str, Any]) -> list[Section]:
     speculation = report.get("speculation")
     if speculation is not None:
         title = speculation_title(speculation)
-        sections.append(Section(title, speculation_table(report), speculation_lines(speculation, "note: ")))
+        lines = [*speculation_lines(speculation), *note_lines(speculation["notes"])]
+        sections.append(Section(title, speculation_table(report), lines))
     return sections
 
 

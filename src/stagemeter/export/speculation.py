@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stagemeter.core.units import digits_of, milliseconds, with_unit
@@ -26,41 +26,34 @@ def speculation_table(report: Mapping[str, Any]) -> list[list[str]]:
         name: {quantity: value / tokens for quantity, value in speculation[name].items()}
         for name in ("verification", "drafting")
     }
-    rows = [
-        ["for each token", "FLOPs", "by visible pairs", "bytes moved"],
-        *([name, *_cells(values)] for name, values in parts.items()),
-        ["both", *_cells(speculation["per_token"], plain)],
-        ["plain decoding", *_cells(plain)],
-    ]
-    if bounds is None:
-        return rows
-    columns = {"ms": "at least", "ms_every_expert": "if every expert is read"}
-    for key, title in columns.items():
+    both = speculation["per_token"]
+    works = {**parts, "both": both, "plain decoding": plain}
+    columns: dict[str, tuple[str, Callable[[Mapping[str, float]], float]]] = {
+        "FLOPs": ("", lambda work: work["flops"]),
+        "by visible pairs": ("", lambda work: work["flops_causal"]),
+        "bytes moved": ("B", lambda work: work["bytes_read"] + work["bytes_written"]),
+    }
+    if all(work["flops"] == work["flops_causal"] for work in works.values()):
+        del columns["by visible pairs"]
+    rows = [["for each token", *columns]]
+    for name, work in works.items():
+        rows.append([name, *(with_unit(round(value(work)), unit) for unit, value in columns.values())])
+    rows.append(["both over plain", *(f"x{digits_of(value(both) / value(plain))}" for _, value in columns.values())])
+    times = {"ms": "at least", "ms_every_expert": "if every expert is read"} if bounds is not None else {}
+    for key, title in times.items():
         if key != "ms" and all(bounds[f"{name}_{key}"] == bounds[f"{name}_ms"] for name in ("speculative", "plain")):
             continue
-        both, alone = bounds[f"speculative_{key}"], bounds[f"plain_{key}"]
-        cells = [title, "", "", f"{milliseconds(both)} (x{digits_of(both / alone)})", milliseconds(alone)]
+        fast, slow = bounds[f"speculative_{key}"], bounds[f"plain_{key}"]
+        cells = [title, "", "", milliseconds(fast), milliseconds(slow), f"x{digits_of(fast / slow)}"]
         rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     return rows
 
 
-def _cells(work: Mapping[str, float], plain: Mapping[str, float] | None = None) -> list[str]:
-    def moved(values: Mapping[str, float]) -> float:
-        return values["bytes_read"] + values["bytes_written"]
-
-    cells = []
-    for unit, value_of in (("", lambda of: of["flops"]), ("", lambda of: of["flops_causal"]), ("B", moved)):
-        factor = f" (x{digits_of(value_of(work) / value_of(plain))})" if plain is not None else ""
-        cells.append(f"{with_unit(round(value_of(work)), unit)}{factor}")
-    return cells
-
-
-def speculation_lines(speculation: Mapping[str, Any], note: str = "") -> list[str]:
-    """Return what drafts besides its steps, and the notes, each after the word `note`."""
-    lines = []
-    if speculation["prompt"]["flops"]:
-        lines.append(
-            f"{speculation['draft']} has {with_unit(speculation['draft_params'])} parameters of its own, and takes "
-            f"{with_unit(speculation['prompt']['flops'], 'FLOPs')} over the prompt"
-        )
-    return [*lines, *(f"{note}{text}" for text in speculation["notes"])]
+def speculation_lines(speculation: Mapping[str, Any]) -> list[str]:
+    """Return what drafts besides its steps."""
+    if not speculation["prompt"]["flops"]:
+        return []
+    return [
+        f"{speculation['draft']} has {with_unit(speculation['draft_params'])} parameters of its own, and takes "
+        f"{with_unit(speculation['prompt']['flops'], 'FLOPs')} over the prompt"
+    ]

@@ -212,9 +212,6 @@ class Note:
     text: str
     applies: Callable[[Any, Workload], bool]
 
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[Architecture]):
@@ -303,7 +300,11 @@ class Family(Generic[Architecture]):
     def notes_on(self, architecture: Architecture, workload: Workload) -> list[str]:
         """Return the notes on the numbers of a workload."""
         decoder = self.decoder(architecture)
-        return [str(note) for note in self.notes if isinstance(note, str) or note.applies(decoder, workload)]
+        return [
+            note if isinstance(note, str) else note.text
+            for note in self.notes
+            if isinstance(note, str) or note.applies(decoder, workload)
+        ]
 
     def stage(self, name: str) -> Stage[Architecture]:
         """Return a stage by its name, or raise ValueError with the known names."""

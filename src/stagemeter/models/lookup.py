@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.notes import KeyNote
 from stagemeter.models.configuration import complete, with_infinities
 from stagemeter.models.decoder.predictor import Predictor
 from stagemeter.models.families import families, family_of
@@ -149,7 +150,7 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
             architecture = family.architecture_from_config(settings, source)
         except BeyondFamilyError as error:
             beyond = error
-            notes += (f"counted without the closed forms of the family {family.name}, since {error}",)
+            notes += (KeyNote(f"counted without the closed forms of the family {family.name}, since {error}"),)
         else:
             # Models that read only text have no such files.
             processor = files.processor() if family.reads_pages else ProcessorFiles()
@@ -207,11 +208,11 @@ def _with_quantization(model: ModelDescription) -> ModelDescription:
             raise UnknownStorageError(f"quantized checkpoints of {model.family.name} are not known here")
         architecture = model.family.quantized(model.architecture, quantization)
     except UnknownStorageError as error:
-        note = (
+        unknown = KeyNote(
             f"the checkpoint stores weights quantized by {method}: the same architecture is counted with every "
             f"weight in the data type of the workload, since {error}"
         )
-        return replace(model, notes=(*model.notes, note), weights_known=False)
+        return replace(model, notes=(*model.notes, unknown), weights_known=False)
     note = (
         f"weights quantized by {method} are read as the checkpoint stores them, scales included, in the decoder and "
         "its head; everything is calculated, and the rest is stored, in the data type of the workload"

@@ -62,13 +62,13 @@ class PageRules:
 
     `page` takes width and height in pixels, `video` frames, width and height. `frames` takes a video's number of frames
     and how many a second (None: unknown), and returns how many are sampled. Both are None if the model reads no videos.
-    `notes` say which limits decide the views; None: the settings say it, see `ProcessorSettings.note`. `among` replaces
-    `page` in requests of several pages, if it is not None.
+    `notes` say which limits decide some views; None: the settings say it, see `ProcessorSettings.note`. `among`
+    replaces `page` in requests of several pages, if it is not None.
     """
 
     page: Callable[[int, int], PageViews]
     video: Callable[[int, int, int], PageViews] | None = None
-    notes: tuple[str, ...] | None = None
+    notes: Callable[[PageViews], tuple[str, ...]] | None = None
     frames: Callable[[int, float | None], int] | None = None
     among: Callable[[int, int], PageViews] | None = None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stagemeter.core.cost import Cost, total
+from stagemeter.core.notes import KeyNote
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import linear
 from stagemeter.models.closed_form import needed_cost
@@ -29,7 +30,7 @@ _NORMS = 3
 
 
 #: What reports of the model say about such a module.
-MTP_NOTE = (
+MTP_NOTE = KeyNote(
     "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out; "
     "`--speculate K --draft mtp` counts it"
 )

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
+from stagemeter.core.notes import KeyNote
 from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.resolution import Resolution
 
@@ -240,7 +241,8 @@ class ProcessorSettings:
         if not by_origin:
             return None
         listed = "; ".join(f"{', '.join(values)}, from {origin}" for origin, values in by_origin.items())
-        return f"limits of {'videos' if video else 'pages'}: {listed}"
+        note = f"limits of {'videos' if video else 'pages'}: {listed}"
+        return KeyNote(note) if any(origin.startswith("--") for origin in by_origin) else note
 
 
 def canvases_of(given: Any, side: int) -> Canvases | None:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.notes import KeyNote
 from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.builders.page_stages import batches_of_pages, page_passes
@@ -59,16 +60,19 @@ def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageR
         )
     limits = read_tile_limits(settings.image, most=MAX_TILES, fewest=MIN_TILES)
     views = page_rule(asked.base_size, asked.image_size, asked.crop_mode, limits, patch, ratio, asked.mode)
-    notes: tuple[str, ...] = ()
-    if asked.crop_mode:
-        origin = settings.image.limits["max_tiles"].origin
-        notes = (f"a page is cut into at most {limits.most} tiles, as {origin} says",)
-        if origin == PUBLISHED:
-            notes = (
-                f"a page is cut into at most {limits.most} tiles, as the authors' transformers code does; their vLLM "
-                f"recipe cuts at most {RECIPE_TILES}: --max-tiles {RECIPE_TILES} counts that",
-            )
-    return PageRules(views, notes=notes)
+    if not asked.crop_mode:
+        return PageRules(views, notes=lambda views: ())
+    origin = settings.image.limits["max_tiles"].origin
+    note = f"a page is cut into at most {limits.most} tiles, as {origin} says"
+    if origin == PUBLISHED:
+        note = (
+            f"a page is cut into at most {limits.most} tiles, as the authors' transformers code does; their vLLM "
+            f"recipe cuts at most {RECIPE_TILES}: --max-tiles {RECIPE_TILES} counts that"
+        )
+    return PageRules(
+        views,
+        notes=lambda views: (KeyNote(note) if origin != PUBLISHED or views.local_views > RECIPE_TILES else note,),
+    )
 
 
 def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> Any:
