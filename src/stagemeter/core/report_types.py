@@ -379,5 +379,5 @@ class Report(TypedDict):
     """The upper modules of the model over one executed forward pass; empty where the whole model was not run."""
     notes: Annotated[list[str], Field(min_length=1)]
     """Conventions, and what to know about the numbers."""
-    key_notes: NotRequired[list[str]]
-    """The notes on what changes a number by more than 1 %, which a terminal shows. Earlier reports lack them."""
+    key_notes: list[str]
+    """The notes on what changes a number by more than 1 %, which a terminal shows."""

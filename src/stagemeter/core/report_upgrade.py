@@ -48,6 +48,7 @@ def upgraded_report(document: Mapping[str, Any]) -> dict[str, Any]:
             {**_part(point), "flops_executed": _part(point).get("flops")} for point in _list(report.get("decode_curve"))
         ],
         "notes": [*_list(report.get("notes")), earlier_note(version)],
+        "key_notes": [earlier_note(version)],
     }
     if isinstance(report.get("adapter"), dict):
         report["adapter"] = _upgraded_adapter(report["adapter"])

@@ -412,7 +412,7 @@ def report_sections(report: Mapping[str, Any]) -> list[Section]:
     hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
     # The first note states the conventions, which stand in the report.
     notes = report["notes"][1:]
-    shown = note_lines(notes, report.get("key_notes", notes))
+    shown = note_lines(notes, report["key_notes"])
     lines = [*execution_lines(report), _page(report["metadata"]["workload"]), *shown]
     sections = [Section(report["metadata"]["model"], _without(rows, hidden), lines)]
     roofline = report["roofline"]
