@@ -92,7 +92,7 @@ def test_a_sweep_takes_models_as_words(stagemeter):
 
 
 def test_a_plan_takes_model_and_page_as_words(stagemeter):
-    wanted = ("--pages-per-day", "1M", "--device", "H100-SXM", "--json")
+    wanted = ("--pages-per-day", "1M", "--device", "H100-SXM", "--no-track", "--json")
     words = stagemeter("plan", "qwen2.5-vl-7b", "90x80", *wanted)
     assert words.code == 0, words.err
     assert words == stagemeter("plan", "--model", "qwen2.5-vl-7b", "--page-size", "90x80", *wanted)

@@ -212,6 +212,9 @@ class Note:
     text: str
     applies: Callable[[Any, Workload], bool]
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[Architecture]):
