@@ -230,7 +230,7 @@ def take_comparison(browser: Any, file: Path, path: Path) -> None:
     """Take the page of a comparison down to its table."""
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
     page.goto(file.as_uri())
-    page.locator(".plotly-graph-div .bars").first.wait_for()
+    page.locator("svg").first.wait_for()
     table = page.locator("table.sortable").bounding_box()
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": table["y"] + table["height"] + 20}
     save(page.screenshot(clip=clip), path)

@@ -278,7 +278,7 @@ def test_paired_profile_shows_its_utilization_and_links_to_its_counts(logged, vi
     expect(opened.value.get_by_role("heading", name="base")).to_be_visible()
 
 
-def test_profile_has_charts_of_mfu_and_an_interactive_roofline(logged, visit):
+def test_profile_has_charts_of_mfu_and_a_page_of_its_roofline(logged, visit):
     page = visit(logged.page("seen-profiles", logged.profile, "model-metrics"))
     page.get_by_placeholder("Search metric charts").fill("^mfu/")
     expect(heading_of(page, "mfu")).to_contain_text("(7)")
@@ -318,10 +318,10 @@ def test_page_of_a_comparison_follows_the_reader_and_sorts(logged, visit, browse
         run_id=logged.comparison, artifact_path="comparison.html", dst_path=str(tmp_path), tracking_uri=logged.address
     )
     page = visit(Path(file).as_uri(), color_scheme=scheme, offline=True)
-    page.locator(".plotly-graph-div .bars").first.wait_for()
+    page.locator("svg").first.wait_for()
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert colour == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
-    text = page.locator(".plotly-graph-div .xtick text").first
+    text = page.locator("svg g[id^=xtick] text").first
     assert text.evaluate("node => getComputedStyle(node).fill") == (
         "rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)"
     )

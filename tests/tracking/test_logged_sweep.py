@@ -1,7 +1,9 @@
 """A sweep in a real store: one run, and the child runs that were asked for."""
 
+import io
 import json
 
+import mlflow
 import pandas
 import pytest
 from mlflow import MlflowClient
@@ -45,12 +47,18 @@ def test_sweep_is_one_run_with_grid_summary_table_and_charts(swept, runs, tmp_pa
     names = {artifact.path for artifact in MlflowClient().list_artifacts(run.info.run_id)}
     assert names == {
         "sweep.parquet",
+        "sweep.csv",
         "charts.html",
         *(
             f"{name}.png"
             for name in ("cost_by_tokens", "bytes_by_batch", "heat_map", "cost_by_resolution", "pages_per_hour")
         ),
     }
+    text = mlflow.artifacts.load_text(f"runs:/{done.run_id}/sweep.csv")
+    assert pandas.read_csv(io.StringIO(text))["flops/total"].tolist() == frame["flops/total"].tolist()
+    page = mlflow.artifacts.load_text(f"runs:/{done.run_id}/charts.html")
+    assert page.count("<svg ") == 5
+    assert len(page) < 300_000
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith(f"**{SIZE} workloads.**")
     assert "H100-SXM" in note
@@ -60,7 +68,7 @@ def test_sweep_is_one_run_with_grid_summary_table_and_charts(swept, runs, tmp_pa
 def test_what_is_not_varied_is_not_drawn(swept, runs):
     swept(SweepSettings(mode="tiny,base"))
     names = {artifact.path for artifact in MlflowClient().list_artifacts(runs()[0].info.run_id)}
-    assert names == {"sweep.parquet", "charts.html", "cost_by_resolution.png"}
+    assert names == {"sweep.parquet", "sweep.csv", "charts.html", "cost_by_resolution.png"}
 
 
 @pytest.mark.parametrize(("chosen", "count"), [("5", 5), ("pareto", 3), ("all", SIZE)])

@@ -106,7 +106,7 @@ def pair_experiment(
     device, peak_tflops, peak_gbps, devices
         See `pair_runs`; the same for all runs.
     figures : bool
-        Whether to draw a roofline for each. This takes longer than pairing, and an interactive page has five megabytes.
+        Whether to draw a roofline for each. This takes longer than pairing.
     on_run : callable
         Called after every run with the number of finished runs and of all runs.
 

@@ -69,7 +69,7 @@ def markdown_code(text: str) -> Marked:
 
 
 def html_text(text: str) -> str:
-    """Return text that a page shows as it is, also in a chart, where plotly interprets some HTML."""
+    """Return text that a page shows as it is."""
     return escape(printable(text))
 
 

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from stagemeter.comparing.compare import SUMS
-from stagemeter.core.escape import Marked, html_text, markdown_link, markdown_text, printable, spreadsheet_cell
+from stagemeter.core.escape import Marked, markdown_link, markdown_text, printable, spreadsheet_cell
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.core.terminal import Section, print_sections
 from stagemeter.core.units import milliseconds, rate, with_unit
-from stagemeter.export.charts import COLOURS, Chart, Series
+from stagemeter.export.charts import PAGE_STYLE, Chart, Series, chart_svg
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 
@@ -219,16 +219,15 @@ def _some(values: Sequence[str | None]) -> str:
 
 #: Colours of subjects, which differ from those of stages.
 _SUBJECT_COLOURS = ("#7d8590", "#3aa0a0", "#b5577d", "#7a9a01", "#5b6abf", "#c2752b")
-_BAR_HEIGHT, _CHART_MARGIN = 34, 120
 
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """Return a comparison as an HTML page that needs no network, since it holds plotly's script of five megabytes.
+    """Return a comparison as an HTML page that needs no network.
 
     It follows the reader's choice of light or dark.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("stagemeter.export"),
@@ -240,8 +239,8 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     quantities = [
         {
             "title": title_of(comparison, name),
-            "bars": _bars(comparison, name, quantity, f"bars-{name}"),
-            "differences": _difference_bars(comparison, name, quantity, f"differences-{name}"),
+            "bars": chart_svg(comparison_chart(comparison, name), f"bars-{name}"),
+            "differences": _difference_bars(comparison, name, quantity),
             **_page_table(comparison, name, quantity),
         }
         for name, quantity in comparison["quantities"].items()
@@ -252,7 +251,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         quantities=quantities,
         settings=[(title, setting_rows(comparison, title.lower())) for title in ("Configuration", "Environment")],
         notes=comparison["notes"],
-        plotly=get_plotlyjs(),
+        style=Markup(PAGE_STYLE),
     )
 
 
@@ -262,80 +261,36 @@ def _page_table(comparison: Mapping[str, Any], name: str, quantity: Mapping[str,
     return {"header": header, "rows": cells}
 
 
-def _bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
-    """Draw a bar for each subject, made of its stages. MFU does not add up: its bars stand side by side."""
-    series = [(row["stage"], COLOURS[index % len(COLOURS)], row["values"]) for index, row in enumerate(parts(quantity))]
-    subjects = [subject["name"] for subject in comparison["subjects"]]
-    return _bar_chart(div_id, name, subjects, series, partial(shown, name), stacked=name != "mfu")
-
-
-def _difference_bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
+def _difference_bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]) -> str:
     """Draw the difference of each stage from the baseline."""
     rows = parts(quantity)
+    stages = [row["stage"] for row in rows]
     series = [
-        (
-            subject["name"],
-            _SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)],
-            [row["differences"][number] for row in rows],
-        )
+        _series(subject["name"], stages, [row["differences"][number] for row in rows], partial(signed, name))
         for number, subject in enumerate(comparison["subjects"])
         if number != comparison["baseline"]
     ]
-    stages = [row["stage"] for row in rows]
-    return _bar_chart(div_id, f"{name}, difference", stages, series, partial(signed, name), stacked=False)
+    title = f"{name}, difference from the baseline" + (f": {series[0].name}" if len(series) == 1 else "")
+    chart = Chart(title, title, "", "lying bars", series, colours=_SUBJECT_COLOURS)
+    return chart_svg(chart, f"differences-{name}")
 
 
-def _bar_chart(
-    div_id: str,
-    title: str,
-    labels: Sequence[str],
-    series: Sequence[tuple[str, str, Sequence[float | None]]],
-    write: Callable[[float | None], str],
-    stacked: bool,
-) -> str:
-    """Draw a horizontal bar for each label; a series has a name, a colour and a value for each label."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    for name, colour, values in series:
-        figure.add_bar(
-            y=[html_text(label) for label in labels],
-            x=[value or 0 for value in values],
-            name=html_text(name),
-            orientation="h",
-            marker={"color": colour},
-            customdata=[write(value) for value in values],
-            hovertemplate="%{customdata}",
-        )
-    figure.update_layout(
-        barmode="stack" if stacked else "group",
-        showlegend=True,
-        height=_CHART_MARGIN + _BAR_HEIGHT * max(len(labels), 2),
-        margin={"l": 10, "r": 10, "t": 40, "b": 40},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": title, "exponentformat": "SI"},
-        yaxis={"autorange": "reversed", "automargin": True},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-    )
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
+def _series(
+    name: str, labels: Sequence[str], values: Sequence[float | None], write: Callable[[float | None], str]
+) -> Series:
+    return Series(name, labels, [value or 0 for value in values], [write(value) for value in values])
 
 
-def comparison_chart(comparison: Mapping[str, Any]) -> Chart:
-    """Return the first quantity as a chart: bars of each subject by stage."""
-    name, quantity = next(iter(comparison["quantities"].items()))
-    rows = parts(quantity)
-    stages = [row["stage"] for row in rows]
-    return Chart(
-        title=title_of(comparison, name),
-        x_title="stage",
-        y_title=name,
-        kind="bars",
-        series=[
-            Series(subject["name"], stages, [row["values"][number] or 0 for row in rows])
-            for number, subject in enumerate(comparison["subjects"])
-        ],
-    )
+def comparison_chart(comparison: Mapping[str, Any], quantity: str | None = None) -> Chart:
+    """Return a quantity, by default the first, as a bar for each subject, made of its stages.
+
+    MFU does not add up: its bars stand side by side.
+    """
+    name = quantity or next(iter(comparison["quantities"]))
+    subjects = [subject["name"] for subject in comparison["subjects"]]
+    rows = parts(comparison["quantities"][name])
+    series = [_series(row["stage"], subjects, row["values"], partial(shown, name)) for row in rows]
+    return Chart(title_of(comparison, name), name, "", "lying bars", series, stacked=name != "mfu")
 
 
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:

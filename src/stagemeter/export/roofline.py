@@ -138,13 +138,18 @@ def roofline_chart(pairing: Mapping[str, Any]) -> Chart | None:
     intensities = [intensity for intensity, _ in reached.values()]
     ridge = peak["tflops"] * 1e3 / peak["gbps"]
     left, right = min(*intensities, ridge) / _MARGIN, max(*intensities, ridge) * _MARGIN
-    roof = Series(
-        "ceiling", [left, ridge, right], [left * peak["gbps"] / 1e3, peak["tflops"], peak["tflops"]], joined=True
-    )
-    points = [
-        Series(stage, [intensity], [rate], [f"{intensity:.4g} FLOPs per byte, {rate:.4g} TFLOP/s"])
-        for stage, (intensity, rate) in reached.items()
-    ]
+
+    def ceiling(intensity: float) -> float:
+        return float(min(peak["tflops"], intensity * peak["gbps"] / 1e3))
+
+    roof = Series("ceiling", [left, ridge, right], [ceiling(place) for place in (left, ridge, right)], joined=True)
+    points = []
+    for stage, (intensity, reach) in reached.items():
+        share = f"{100 * reach / ceiling(intensity):.3g} %"
+        said = f"{stage}: {intensity:.4g} FLOPs per byte, {reach:.4g} TFLOP/s, {share} of the ceiling"
+        points.append(
+            Series(stage, [intensity], [reach], [said], ceilings=[ceiling(intensity)], named=f"{stage}, {share}")
+        )
     return Chart(
         title=f"{pairing['model']} on {peak['name']}, {peak['dtype']}: "
         f"{peak['tflops']:.4g} TFLOP/s, {peak['gbps']:.4g} GB/s",

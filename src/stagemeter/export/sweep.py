@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.core.escape import Marked, markdown_code
+from stagemeter.core.escape import Marked, markdown_code, spreadsheet_cell
 from stagemeter.core.terminal import Section
 from stagemeter.core.units import with_unit
 from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Rows of the table of pages at most.
 _PAGES = 20
+#: Rows of a CSV at most, some 2 MB: a page reads all of a file to show it.
+_CSV_ROWS = 1000
 
 
 PAGE_FILE = "charts.html"
@@ -29,6 +32,18 @@ def sweep_files(summary: SweepSummary, title: str) -> dict[str, str | bytes]:
     charts = sweep_charts(summary)
     pictures = {f"{name}.png": chart_picture(chart) for name, chart in charts.items()}
     return {**pictures, PAGE_FILE: charts_page(charts, title)}
+
+
+def table_csv(table: Path) -> dict[str, str]:
+    """Return a Parquet table as CSV by name, which MLflow's page shows; of a long one, its first rows."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(table)
+    name = f"{table.stem}.csv" if file.metadata.num_rows <= _CSV_ROWS else f"{table.stem}_first_{_CSV_ROWS}_rows.csv"
+    rows = next(file.iter_batches(batch_size=_CSV_ROWS)).to_pandas()
+    for column in rows.select_dtypes(exclude="number"):
+        rows[column] = [spreadsheet_cell(value) if isinstance(value, str) else value for value in rows[column]]
+    return {name: rows.to_csv(index=False, lineterminator="\n")}
 
 
 def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes: Sequence[str] = ()) -> str:
@@ -125,6 +140,7 @@ def _heat(table: pandas.DataFrame) -> Chart:
         heat=wide.to_numpy().tolist(),
         x_values=wide.columns.tolist(),
         y_values=wide.index.tolist(),
+        z_title="FLOPs",
     )
 
 

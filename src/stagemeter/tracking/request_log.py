@@ -12,6 +12,7 @@ from stagemeter.core.metrics import in_runs, log_values
 from stagemeter.core.params import as_params
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.requests import request_files, requests_note, swept_note
+from stagemeter.export.sweep import table_csv
 from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, LOG, MODEL, SWEEP, VERSIONS, in_words
 from stagemeter.tracking.store import store_errors
@@ -60,5 +61,5 @@ def log_swept(
             params=as_params(params),
             metrics=metrics_now({"sweep/workloads": float(len(rows))}),
             tags={MODEL: str(rows[0]["model"]), MLFLOW_RUN_NOTE: swept_note(rows, log["name"], notes)},
-            files={table.name: table.read_bytes()},
+            files={table.name: table.read_bytes(), **table_csv(table)},
         )

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from stagemeter.core.metrics import in_runs
 from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.sweep import PAGE_FILE, sweep_files, sweep_markdown
+from stagemeter.export.sweep import PAGE_FILE, sweep_files, sweep_markdown, table_csv
 from stagemeter.sweeping.build import SweepSettings
 from stagemeter.sweeping.chosen_rows import child_rows
 from stagemeter.sweeping.summary import SweepSummary, summarize
@@ -48,7 +48,7 @@ def log_sweep(
             params=given,
             metrics=metrics_now(_values(summary)),
             tags={MODEL: settings.model or AnalysisSettings().model, MLFLOW_RUN_NOTE: note},
-            files=sweep_files(summary, run.run_name or "Sweep"),
+            files={**sweep_files(summary, run.run_name or "Sweep"), **table_csv(table)},
         )
         client.log_artifact(run.run_id, str(table))
         if child_runs is not None:
