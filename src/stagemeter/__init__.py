@@ -14,7 +14,7 @@ A report prints as its table, and a notebook shows that; ``report.to_dataframe()
 
 >>> larger = stagemeter.estimate_model("qwen2.5-vl-7b", image_w=2480, image_h=3508)
 >>> stagemeter.compare_runs({"150 dpi": report, "300 dpi": larger}).figure()
-<NotebookFigure size 800x480 with 1 Axes>
+<NotebookFigure size 800x360 with 1 Axes>
 >>> stagemeter.plan("qwen2.5-vl-7b", 1e6, ["H100-SXM", "L40S"], mfu=0.3).best[0].device
 'H100-SXM'
 >>> table = stagemeter.sweep({"batch_size": [1, 8, 64], "device": "H100-SXM"}, "sweep.parquet")  # doctest: +SKIP

@@ -165,7 +165,7 @@ def _drawn(chart: Chart, titled: bool = True) -> tuple[Figure, _Labels]:
     from stagemeter.export.figure import NotebookFigure
 
     rows = max((len(series.x) for series in chart.series), default=1) if chart.kind == "lying bars" else 0
-    figure = NotebookFigure(figsize=(8, max(3.2, 1.2 + 0.34 * rows) if rows else 4.8), layout=LAYOUT)
+    figure = NotebookFigure(figsize=(8, max(3.6, 1.2 + 0.34 * rows) if rows else 4.8), layout=LAYOUT)
     axes = figure.add_subplot()
     draw = {"heat": _draw_heat, "bars": _draw_bars, "lying bars": _draw_lying_bars}.get(chart.kind, _draw_points)
     labels = draw(axes, chart)
@@ -280,7 +280,7 @@ def _draw_points(axes: Axes, chart: Chart) -> _Labels:
         heights = _floats(series.y)
         if series.joined:
             # Behind lines, a line would not be seen.
-            band = {"linewidth": 9, "alpha": 0.25} if chart.kind == "lines" else {"linewidth": 1.2}
+            band: dict[str, Any] = {"linewidth": 9, "alpha": 0.25} if chart.kind == "lines" else {"linewidth": 1.2}
             axes.plot(series.x, heights, color=_LINE, label=_shown(series.name), zorder=1, **band)
             continue
         colour, marker = chart.colours[number % len(chart.colours)], _MARKERS[number % len(_MARKERS)]
@@ -333,13 +333,13 @@ _PLACES = [
         {-1: "right", 0: "center", 1: "left"}[across],
         {-1: "top", 0: "center", 1: "bottom"}[up],
     )
-    for shift in (_BESIDE, 18, 32, 48)
+    for shift in (_BESIDE, 18, 32, 48, 70, 100)
     for across, up in ((1, 0), (1, -1), (-1, 0), (-1, -1), (0, -1), (1, 1), (-1, 1), (0, 1))
 ]
 
 
 def _write_names(figure: Figure, axes: Axes, chart: Chart) -> None:
-    """Write names beside points, each at the first place where it covers neither a point, a line nor a name."""
+    """Write names beside points, each at the first place where it covers no point, line or name, or else the fewest."""
     from matplotlib.transforms import Bbox
 
     # Places are known once the figure is laid out.
@@ -359,8 +359,7 @@ def _write_names(figure: Figure, axes: Axes, chart: Chart) -> None:
             text = write(xytext=place[:2], ha=place[2], va=place[3])
             boxes[place] = text.get_window_extent()
             text.remove()
-        free = (place for place, box in boxes.items() if _is_free(box, axes.bbox, taken))
-        place = next(free, _PLACES[0])
+        place = min(boxes, key=lambda place: _covers(boxes[place], axes.bbox, taken))
         # A line leads from a name that is not right beside its point.
         beside = 0 in place[:2] and max(map(abs, place[:2])) == _BESIDE
         leader = None if beside else {"arrowstyle": "-", "lw": 0.8, "color": chart.colours[number % len(chart.colours)]}
@@ -368,9 +367,10 @@ def _write_names(figure: Figure, axes: Axes, chart: Chart) -> None:
         taken.append(boxes[place])
 
 
-def _is_free(box: Bbox, frame: Bbox, taken: Sequence[Bbox]) -> bool:
+def _covers(box: Bbox, frame: Bbox, taken: Sequence[Bbox]) -> tuple[bool, int]:
+    """Return whether a box leaves the frame, and how many others it covers."""
     inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    return inside and not any(box.overlaps(other) for other in taken)
+    return not inside, sum(bool(box.overlaps(other)) for other in taken)
 
 
 def _covered(to_pixels: Any, series: Sequence[Series]) -> Iterator[tuple[float, float]]:
