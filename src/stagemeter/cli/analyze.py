@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import (
     load_options,
     log_options,
@@ -19,7 +20,7 @@ from stagemeter.cli.options import (
 )
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, PATH, TEXT
-from stagemeter.cli.workload import WorkloadCommand, read_config, word_arguments, workload_options
+from stagemeter.cli.workload import read_config, word_arguments, workload_options
 from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Examples:
 _FOLDER = Path("stagemeter-report")
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @word_arguments
 @workload_options("analyze")
 @click.option("--estimate", is_flag=True, help="Use closed forms alone: build no model, import no torch.")

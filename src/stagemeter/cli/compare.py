@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options, store_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
@@ -22,7 +23,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.argument("runs", nargs=-1)
 @click.option("--baseline", metavar="RUN", type=TEXT, help="Run to compare the others with. [the first]")
 @click.option(

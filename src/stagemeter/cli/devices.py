@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("words", nargs=-1)
 @output_options
 def devices(words: tuple[str, ...], as_json: bool) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import devices_option, output_options, run_options
 from stagemeter.cli.output import print_profiled
 from stagemeter.cli.types import DEVICE, FRACTION, NUMBER, PATH, TEXT
-from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
+from stagemeter.cli.workload import read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -24,7 +25,7 @@ Examples:
 """
 
 
-@click.command(name="import-profile", cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(name="import-profile", cls=Command, epilog=_EPILOG)
 @click.argument("source", nargs=-1)
 @click.option(
     "--from-run", metavar="RUN", type=TEXT, help="MLflow run, by id or name, that holds the times as metrics."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import devices_option, output_options, peak_options, store_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.option("--profile-run", metavar="RUN", type=TEXT, help="Profiling run, by id or name.")
 @click.option("--experiment", metavar="NAME", type=TEXT, help="Experiment of which to pair all profiling runs.")
 @click.option("--static-run", metavar="RUN", type=TEXT, help="Static run, by id or name. [that of the same workload]")

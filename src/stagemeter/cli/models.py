@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options
 from stagemeter.cli.output import print_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("words", nargs=-1)
 @output_options
 def models(words: tuple[str, ...], as_json: bool) -> None:

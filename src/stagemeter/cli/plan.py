@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import corpus_options, log_options, no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT, several
-from stagemeter.cli.workload import WorkloadCommand, read_config, word_arguments, workload_options
+from stagemeter.cli.workload import read_config, word_arguments, workload_options
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.units import number_in
 
@@ -28,7 +29,7 @@ Examples:
 _PRICE = re.compile(r"(?P<device>[^=]+)=\s*[$€£]?(?P<price>[^/$€£]+?)\s*[$€£]?\s*(/\s*h(our)?)?")
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.option("--pages-per-day", metavar="NUMBER", type=FRACTION, help="Pages a day.")
 @click.option(
     "--requests-per-day", metavar="NUMBER", type=FRACTION, help="Requests a day, of a log or of a text model."

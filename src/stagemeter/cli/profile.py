@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options, run_options
 from stagemeter.cli.output import print_profiled, say
-from stagemeter.cli.workload import WorkloadCommand, measuring_options, read_config, word_arguments, workload_options
+from stagemeter.cli.workload import measuring_options, read_config, word_arguments, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -20,7 +21,7 @@ Then pair it with its counts:
 """
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @word_arguments
 @workload_options("profile")
 @measuring_options

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import corpus_options, log_options, no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import MODEL, PATH, TEXT, once
-from stagemeter.cli.workload import SEVERAL_VALUES, WorkloadCommand, swept_options
+from stagemeter.cli.workload import SEVERAL_VALUES, swept_options
 from stagemeter.core.errors import StagemeterError, exclusive
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Commas separate values; first..last:step is a range that includes both ends.
 """
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
 @click.option("--grid", "grid_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it.")
 @swept_options

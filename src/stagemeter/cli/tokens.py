@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options
 from stagemeter.cli.output import print_json
 from stagemeter.cli.types import NUMBER
 from stagemeter.cli.words import split_words
-from stagemeter.cli.workload import WorkloadCommand, read_config, views_options, word_arguments
+from stagemeter.cli.workload import read_config, views_options, word_arguments
 from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
@@ -22,7 +23,7 @@ Examples:
 """
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @word_arguments
 @click.option("--fit", metavar="N", type=NUMBER, help="Image tokens to fit into: answers with the largest size.")
 @click.option("--one-request", is_flag=True, help="All pages are one request: also gives the tokens of its prompt.")

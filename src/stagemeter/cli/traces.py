@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options, store_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import DEVICE, FRACTION, NUMBER, PATH, TEXT, Optional, Since
-from stagemeter.cli.workload import WorkloadCommand, read_config, served_options
+from stagemeter.cli.workload import read_config, served_options
 from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.option("--experiment", metavar="NAME", type=TEXT, help="Experiment of the traces.")
 @click.option(
     "--since", metavar="AGE|DATE", type=Optional(Since()), help="Traces since then alone: 24h, 7d, 2026-11-01."

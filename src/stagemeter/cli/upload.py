@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import output_options, store_options
 from stagemeter.cli.output import print_json
 from stagemeter.cli.types import TEXT, OutsidePath
@@ -17,7 +18,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=OutsidePath())
 @click.option("--experiment", metavar="NAME", type=TEXT, help="MLflow experiment. [MLflow's default]")
 @store_options

@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from stagemeter.cli.help import Command
 from stagemeter.cli.options import devices_option, output_options, peak_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT, Duration, Optional
-from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
+from stagemeter.cli.workload import read_config, workload_options
 from stagemeter.core.escape import printable
+from stagemeter.core.progress import end_line
 
 _EPILOG = """\b
 Examples:
@@ -22,7 +24,7 @@ Examples:
 """
 
 
-@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG)
 @click.argument("urls", nargs=-1, required=True)
 @click.option(
     "--every", type=Optional(Duration()), default="15s", help="Time between two pages, such as 15, 90s or 2m. [15s]"
@@ -61,6 +63,7 @@ def watch(
     lines = sys.stderr if as_json else sys.stdout
 
     def show(interval: Mapping[str, Any]) -> None:
+        end_line()
         if interval["number"] == 0:
             click.echo(interval_header(), file=lines)
         click.echo(printable(interval_line(interval)), file=lines)

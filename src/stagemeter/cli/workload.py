@@ -14,7 +14,6 @@ from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
 from stagemeter.core.settings import (
     AnalysisSettings,
-    CountingSettings,
     MeasuringSettings,
     ModelSettings,
     PageSettings,
@@ -41,28 +40,6 @@ _SCALE = click.option(
     type=Optional(click.Choice(["full", "small"])),
     help=f"small: {SMALL}, a reduced model that runs in seconds.",
 )
-
-
-class WorkloadCommand(click.Command):
-    """A command that takes a workload; its help lists the settings by the sections of the table."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options into a help text."""
-        settings = (ModelSettings, PageSettings, RequestSettings, CountingSettings, MeasuringSettings)
-        titles = {row.option: row.section for owner in settings for row in table(owner).values() if row.option}
-        titles |= {"--config": "The model", "--scale": "The model", "--crop": titles["--crop/--no-crop"]}
-        if self.name != "profile":
-            # Other commands use it for an accelerator.
-            del titles["--device"]
-        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in titles.values()}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None and isinstance(param, click.Option):
-                sections.setdefault(titles.get(param.opts[0], "Options"), []).append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
 
 
 def word_arguments(command: Command) -> Command:
@@ -158,7 +135,7 @@ def _metavar(row: Row) -> str | None:
     """Name the value of an option in a help text; None for the name of its type."""
     if row.bounds.least is not None:
         return "auto|max|N" if row.choices else None
-    return str(row.option).removeprefix("--").replace("-", "_").upper()
+    return str(row.option).removeprefix("--").removeprefix("kv-cache-").replace("-", "_").upper()
 
 
 def _several(row: Row) -> str:
