@@ -122,7 +122,7 @@ def visit(browser):
 
 def heading_of(page, section: str):
     """Return the heading of a section of charts: its name, and their number."""
-    return page.get_by_text(section, exact=True).locator("xpath=..")
+    return page.get_by_role("button").filter(has=page.get_by_text(section, exact=True))
 
 
 def seen(page, element) -> Image.Image:
@@ -152,18 +152,30 @@ def description(page):
     return page.locator("p").filter(has=page.locator("strong")).first, page.locator("table").first, more
 
 
+def row_of(page, table, name: str):
+    """Return the row of a table that begins with a name."""
+    return table.get_by_role("row").filter(has=page.get_by_text(name, exact=True)).first
+
+
+def require_shown(page, table, more, rows) -> None:
+    """Fail if a row of a description's table is below what MLflow shows of it at first, or outside of the window."""
+    for name in rows:
+        row = row_of(page, table, name)
+        seen(page, row)
+        assert row.bounding_box()["y"] + row.bounding_box()["height"] <= more.bounding_box()["y"], name
+
+
 def test_run_page_begins_with_the_answer_and_the_table(logged, visit):
     page = visit(logged.page("seen-counts", logged.statics["base"]), viewport=LAPTOP)
     expect(page.get_by_role("heading", name="base")).to_be_visible()
     headline, table, more = description(page)
     expect(headline).to_have_text("1.98 TFLOPs a request, 1.38 TFLOPs before the first token.")
     seen(page, headline)
-    for row, cells in (("Stage", ["sam", "total"]), ("FLOPs", ["977", "1.98"]), ("Share", ["49.3", "100.0"])):
-        line = table.get_by_role("row").filter(has=page.get_by_text(row, exact=True)).first
-        for cell in cells:
-            expect(line).to_contain_text(cell)
-        seen(page, line)
-        assert line.bounding_box()["y"] + line.bounding_box()["height"] <= more.bounding_box()["y"], row
+    cells = {"Stage": ["sam", "total"], "FLOPs": ["977", "1.98"], "Share": ["49.3", "100.0"]}
+    require_shown(page, table, more, cells)
+    for row, texts in cells.items():
+        for text in texts:
+            expect(row_of(page, table, row)).to_contain_text(text)
     # Markdown is rendered, not shown.
     expect(page.get_by_text("|sam")).to_have_count(0)
     # Metrics follow, the total first.
@@ -268,9 +280,7 @@ def test_paired_profile_shows_its_utilization_and_links_to_its_counts(logged, vi
     page = visit(logged.page("seen-profiles", logged.profile), viewport=LAPTOP)
     headline, table, more = description(page)
     expect(headline).to_contain_text("of the whole request")
-    for row in ("Stage", "Time", "MFU"):
-        line = table.get_by_role("row").filter(has=page.get_by_text(row, exact=True)).first
-        assert line.bounding_box()["y"] + line.bounding_box()["height"] <= more.bounding_box()["y"], row
+    require_shown(page, table, more, ("Stage", "Time", "MFU"))
     more.click()
     with page.expect_popup() as opened:
         page.get_by_role("link", name="base", exact=True).click()
@@ -288,9 +298,11 @@ def test_profile_has_charts_of_mfu_and_a_page_of_its_roofline(logged, visit):
 
 
 def test_comparison_shows_its_table_and_links_to_its_parts(logged, visit):
-    page = visit(logged.page("stagemeter/comparisons", logged.comparison))
-    expect(page.get_by_text("flops, against base")).to_be_visible()
-    page.get_by_text("Show more", exact=True).click()
+    page = visit(logged.page("stagemeter/comparisons", logged.comparison), viewport=LAPTOP)
+    headline, table, more = description(page)
+    expect(headline).to_have_text("flops, against base: gundam 2.470 x.")
+    require_shown(page, table, more, ("stage", "base", "gundam"))
+    more.click()
     with page.expect_popup() as opened:
         page.get_by_role("link", name="gundam", exact=True).click()
     expect(opened.value).to_have_url(logged.page("seen-counts", logged.statics["gundam"]))

@@ -124,6 +124,10 @@ def test_comparison_is_a_run_that_links_to_its_parts_and_back(logged, experiment
     assert f"/runs/{second}" in note
     row = next(row for row in compared.comparison["quantities"]["flops"]["rows"] if row["stage"] == "total")
     assert run.data.metrics["ratio/flops/total"] == row["ratios"][1]
+    assert next(iter(run.data.metrics)) == "ratio/flops/total"
+    headline, _, table, *_ = note.splitlines()
+    assert headline == f"flops, against first: second **{row['ratios'][1]:.3f} x**."
+    assert table.startswith("|stage")
     for part in (first, second):
         assert MlflowClient().get_run(part).data.tags["stagemeter.comparison_runs"] == run_id
     names = {artifact.path for artifact in MlflowClient().list_artifacts(run_id)}

@@ -68,7 +68,7 @@ def test_view_of_sweeps_has_their_rows_and_no_stages(logged, experiment):
     view_of(logged("sweep", "flops/total/min", "flops/total/max"))
     _, state = saved(experiment, "stagemeter-sweep")
     assert state["searchFilter"] == "tags.`stagemeter.kind` LIKE 'sweep%'"
-    assert state["compareRunCharts"] == []
+    assert state["compareRunCharts"] == state["compareRunSections"] == []
 
 
 def test_damaged_view_is_written_anew(logged, experiment):

@@ -11,12 +11,12 @@ from typing import Any
 
 from stagemeter.comparing.compare import SUMS
 from stagemeter.core.escape import Marked, markdown_link, markdown_text, printable, spreadsheet_cell
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST, TOTAL
 from stagemeter.core.terminal import Section, print_sections
 from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.charts import PAGE_STYLE, Chart, Series, chart_svg
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import Document, unbroken
+from stagemeter.export.markdown import Document, abreast, unbroken
 
 #: Subjects that a table shows side by side at most. More stand below one another.
 _SIDE_BY_SIDE = 4
@@ -47,6 +47,38 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     for name, quantity in comparison["quantities"].items():
         document.header(2, title_of(comparison, name))
         document.table(unbroken(comparison_rows(comparison, name, quantity)))
+    _add_settings(document, comparison)
+    return str(document)
+
+
+def comparison_description(comparison: Mapping[str, Any]) -> str:
+    """Return the description of a run: for each quantity a headline and the stages side by side, and words."""
+    document = Document()
+    for name, quantity in comparison["quantities"].items():
+        document.paragraph(_headline(comparison, name, quantity))
+        rows = unbroken(comparison_rows(comparison, name, quantity))
+        # Many subjects stand below one another already.
+        document.table(abreast(rows) if len(comparison["subjects"]) <= _SIDE_BY_SIDE else rows)
+    document.items(legend(comparison, links=True))
+    _add_settings(document, comparison)
+    return str(document)
+
+
+def _headline(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]) -> str:
+    total = next((row for row in quantity["rows"] if row["stage"] == TOTAL), None)
+    if total is None or len(comparison["subjects"]) > _SIDE_BY_SIDE:
+        return f"{title_of(comparison, name)}."
+    ratios = zip(comparison["subjects"], total["ratios"], strict=True)
+    others = [
+        f"{subject['name']} **{_ratio(ratio)}**"
+        for number, (subject, ratio) in enumerate(ratios)
+        if number != comparison["baseline"]
+    ]
+    return f"{title_of(comparison, name)}: {', '.join(others)}."
+
+
+def _add_settings(document: Document, comparison: Mapping[str, Any]) -> None:
+    """Add the settings that differ, and the notes."""
     for title, settings in (("Configuration", "configuration"), ("Environment", "environment")):
         rows = setting_rows(comparison, settings)
         document.header(2, title)
@@ -55,7 +87,6 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         else:
             document.paragraph("Nothing differs.")
     document.section("Notes", comparison["notes"])
-    return str(document)
 
 
 def comparison_csv(comparison: Mapping[str, Any]) -> str:

@@ -14,9 +14,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.metrics import comparison_values, module_values, pairing_values
+from stagemeter.core.metrics import comparison_values, in_runs, module_values, pairing_values
 from stagemeter.core.report_upgrade import earlier_note, is_earlier
 from stagemeter.core.workload import stable_hash
+from stagemeter.export.comparison import comparison_description
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document
 from stagemeter.tracking.labels import COMPARISON, KIND, LOG, MODULE, PROFILE, SCHEMA, STATIC, STATIC_RUN
@@ -127,7 +128,7 @@ def _profile(run: Run, name: str) -> Subject:
 def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Log a comparison to a run of its own, and tag the compared runs with it.
 
-    Files are contents by name. ``comparison.md`` becomes the description.
+    Files are contents by name.
     """
     parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
     client = mlflow.MlflowClient()
@@ -140,7 +141,7 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
             tags={
                 SCHEMA: comparison["schema_version"],
                 COMPARED_RUNS: ",".join(parts),
-                MLFLOW_RUN_NOTE: files["comparison.md"],
+                MLFLOW_RUN_NOTE: comparison_description(comparison),
             },
             files=files,
         )
@@ -155,5 +156,5 @@ def _metrics(comparison: Mapping[str, Any]) -> list[Metric]:
     return [
         Metric(name, value, 0, step)
         for step, number in enumerate(others)
-        for name, value in comparison_values(comparison, number).items()
+        for name, value in in_runs(comparison_values(comparison, number)).items()
     ]

@@ -60,14 +60,14 @@ def _values(summary: SweepSummary) -> dict[str, float]:
 
     These are of one model, and requests that are processed together are equally many.
     """
-    values = {"sweep/workloads": float(summary.rows)}
+    values: dict[str, float] = {}
     comparable = summary.by_batch is None and summary.ranges["model"].nunique() == 1
     for column, part in summary.ranges.groupby("column", observed=True, sort=False):
         ends = {"min": part["min"].min(), "max": part["max"].max()}
         if comparable:
             ends["mean"] = part["mean"].iloc[0]
         values |= {f"{column}/{name}": float(value) for name, value in ends.items()}
-    return values
+    return values | {"sweep/workloads": float(summary.rows)}
 
 
 def _log_children(client: mlflow.MlflowClient, parent: RunInfo, rows: pandas.DataFrame) -> None:

@@ -42,6 +42,8 @@ _BY_STAGE = ("mfu", "time_ms", "flops", "roofline_ms", "bytes", "params")
 _TOGETHER = "by stage"
 #: Columns of the list of runs, where a run has them.
 _COLUMNS = ("mfu/total", "time_ms/total", "flops/total", "at_roofline/pages_per_hour", "params/total")
+#: Their width in pixels, for numbers of 15 digits.
+_WIDTH = 150
 #: Parts that are sums of others, or of other things than stages.
 _NO_STAGES = (TOTAL, VISION, FORWARD, REQUEST, ENGINE, OTHER, "active", "adapter")
 #: What a view holds of the parts that it shows, for those of a further run to be added.
@@ -114,14 +116,14 @@ def _state(kind: str, parts: Mapping[str, list[str]]) -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {},
+        "columnWidths": dict.fromkeys(columns, _WIDTH),
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "FIRST_10_RUNS",
         "compareRunCharts": charts,
-        "compareRunSections": [_section(name) for name in (_TOGETHER, *parts)],
+        "compareRunSections": [_section(name) for name in (*([_TOGETHER] if charts else []), *parts)],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
