@@ -30,7 +30,11 @@ def logged(experiment, tmp_path):
 def test_run_holds_metrics_params_documents_and_a_note(logged, runs, tmp_path):
     outcome = logged()
     (run,) = runs()
-    assert (run.info.run_id, run.info.status, run.info.run_name) == (outcome.run_id, "FINISHED", "llama-3.1-8b log.csv")
+    assert (run.info.run_id, run.info.status, run.info.run_name) == (
+        outcome.run_id,
+        "FINISHED",
+        "log.csv, llama-3.1-8b",
+    )
     assert run.data.tags["stagemeter.kind"] == "request_log"
     assert run.data.metrics == log_values(outcome.costs)
     assert run.data.metrics["log_flops/total"] == outcome.costs["total"]["flops"]

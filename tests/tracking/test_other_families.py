@@ -44,7 +44,8 @@ def test_run_says_what_the_model_was_asked(experiment, model):
     stages = [name.removeprefix("params/") for name in run.data.metrics if name.startswith("params/")]
     assert set(stages) == {*report["stages"], "other", "total", "active"}
     assert run.data.metrics["flops/total"] == report["total"]["flops"]
-    assert run.info.run_name.startswith(f"{model} {PARAMS[model]['mode']} ")
+    page = "" if PARAMS[model]["mode"] == "text" else "1654x2339 "
+    assert run.info.run_name == f"{page}{PARAMS[model]['prompt_tokens']}+512 tokens, {model}"
 
 
 TIMES = {"prefill": [300.0, 310.0], "decode": [15.0, 15.2]}
