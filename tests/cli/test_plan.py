@@ -344,3 +344,16 @@ def test_a_plan_is_logged_as_a_run(stagemeter, new_store, folder):
     assert table[0].startswith("device,batch_size,fits,")
     assert len(table) == 5
     assert "run " + found["run_id"] in ended.err
+
+
+def test_the_bound_with_every_expert_is_beside_that_with_the_fewest(planned, stagemeter, estimate):
+    asked = ("--model", "qwen3-30b-a3b", "--device", "H100-SXM", "--batch-size", 16)
+    (choice,) = planned("--requests-per-day", "20M", *asked)["choices"]
+    total = estimate(*asked)["roofline"]["bounds"]["total"]
+    few, every = (total[f"roofline_ms{name}"] / 1e3 / 16 for name in ("", "_every_expert"))
+    assert choice["at_roofline"]["devices"] == math.ceil(20e6 * few / 86_400)
+    assert choice["devices_with_every_expert"] == math.ceil(20e6 * every / 86_400) > choice["at_roofline"]["devices"]
+    said = stagemeter("plan", "--no-track", "--requests-per-day", "20M", *asked).out
+    assert f"that they can reach, at least: {choice['devices_with_every_expert']} x H100-SXM" in said
+    (dense,) = planned("--requests-per-day", "20M", *asked[2:], "--model", "llama-3.1-8b")["choices"]
+    assert dense["devices_with_every_expert"] is None

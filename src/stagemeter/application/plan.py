@@ -129,6 +129,7 @@ def plan_devices(
             _cost(loads[0], unit),
             *left_out,
             *_notes(basis, requests is not None),
+            *(_experts(choices) if basis == ROOFLINE else ()),
             *_unused(choices, mfu),
             *(corpus.notes if corpus is not None else ()),
             *limit_notes(config, model),
@@ -323,6 +324,18 @@ def _notes(basis: str, of_log: bool) -> list[str]:
             "largest operator, a lower bound"
         )
     return notes
+
+
+def _experts(choices: Sequence[Choice]) -> list[str]:
+    """Say how many devices it takes where tokens read every expert that they can reach, if that is more."""
+    more = [
+        f"{choice.devices_with_every_expert:,} x {choice.device}"
+        for choice in choices
+        if choice.best
+        and choice.at_roofline is not None
+        and (choice.devices_with_every_expert or 0) > choice.at_roofline.devices
+    ]
+    return [f"where tokens read every expert that they can reach, at least: {', '.join(more)}"] if more else []
 
 
 def _unused(choices: Sequence[Choice], mfu: float | None) -> list[str]:

@@ -87,6 +87,11 @@ class Load:
         stage, resource = max(times, key=lambda key: times[key])
         return sum(times.values()) / 1e3, stage, resource
 
+    def with_every_expert(self, peak: Peak) -> float:
+        """Return the least seconds of a page where tokens read every expert that they can reach."""
+        bounds = ((share, stage_bounds(work, peak)[1]) for share, stages in self.parts for work in stages.values())
+        return sum(share * bound.ms for share, bound in bounds) / 1e3
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -135,6 +140,9 @@ class Choice:
         At the MFU that was given or measured; None without one, and where the roofline rules it out.
     mostly_in, bound_by : str or None
         The stage that takes most of the time at the roofline, and the resource that sets it.
+    devices_with_every_expert : int or None
+        The least devices where tokens read every expert that they can reach; `at_roofline` lets them read the fewest.
+        None where no experts are chosen, or without a roofline.
     differences : sequence of str
         Differences of the run that measured the MFU: other work, or another device.
     best : bool
@@ -153,6 +161,7 @@ class Choice:
     at_mfu: Speed | None
     mostly_in: str | None
     bound_by: str | None
+    devices_with_every_expert: int | None = None
     differences: Sequence[str] = ()
     best: bool = False
 
@@ -235,6 +244,8 @@ class Goal:
         memory, device_bytes = load.memory, peak.memory_bytes or 0
         fits = load.needed_bytes <= device_bytes if load.bounded else None
         rated = fits is not False
+        every_expert = load.with_every_expert(peak)
+        depends = rated and load.bounded and every_expert > least
         possible = self.mfu is not None and self.mfu <= most_mfu(load, peak) * (1 + _ROUNDING)
         return Choice(
             device=peak.name,
@@ -251,6 +262,7 @@ class Goal:
             else None,
             mostly_in=stage if load.bounded else None,
             bound_by=resource if load.bounded else None,
+            devices_with_every_expert=math.ceil(self.per_day * every_expert / SECONDS_PER_DAY) if depends else None,
         )
 
 
