@@ -89,15 +89,15 @@ def _visible(row: Mapping[str, Any]) -> str:
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    print_sections(pairing_sections(pairing, () if is_verbose() else _WIDE))
+    print_sections(pairing_sections(pairing))
 
 
-def pairing_sections(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[Section]:
-    """Return the table of stages without some columns, with what is missing and the assumptions."""
+def pairing_sections(pairing: Mapping[str, Any]) -> list[Section]:
+    """Return the table of stages, wide only with ``-v``, with what is missing and the assumptions."""
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
     lines = [*missing, *flags, *_execution(pairing), *_engine(pairing), *_facts(pairing)]
-    return [Section(_title(pairing), _rows(pairing, left_out), lines)]
+    return [Section(_title(pairing), _rows(pairing, () if is_verbose() else _WIDE), lines)]
 
 
 def _title(pairing: Mapping[str, Any]) -> str:
