@@ -53,7 +53,7 @@ def test_notebook_gives_what_it_shows(path, tmp_path, request):
     if request.config.getoption("--regenerate"):
         nbformat.write(notebook, path)
         pytest.skip(f"{path.name}: written anew")
-    assert outputs(notebook) == outputs(shown)
+    assert outputs(notebook) == outputs(shown), f"{path.name} shows something else; see --regenerate"
     kinds = {kind for cell in outputs(notebook) for output in cell for kind in output}
     assert {"text/html", "image/png"} <= kinds
     assert not {"ename", "stderr"} & kinds
