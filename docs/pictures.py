@@ -69,7 +69,7 @@ LARGEST = 300_000
     "--only", type=click.Choice(PARTS), multiple=True, default=PARTS, help="Which pictures; can be repeated. [all]"
 )
 @click.option(
-    "--output-dir",
+    "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(__file__).parent / "images",
     help="Folder for the pictures. [docs/images]",
@@ -172,9 +172,9 @@ def picture_profiles(browser: Any, store: Store, folder: Path, scale: str) -> No
 def picture_comparison(browser: Any, store: Store, folder: Path) -> None:
     """Compare the reports of two modes, as docs/comparing.md does; take the page."""
     for mode in COMPARED:
-        store.stagemeter("analyze", "--estimate", "--no-track", "--mode", mode, "--output-dir", mode)
+        store.stagemeter("analyze", "--estimate", "--no-track", "--mode", mode, "--output", mode)
     reports = [f"{mode}/static_compute.json" for mode in COMPARED]
-    store.stagemeter("compare", *reports, "--output-dir", "comparison")
+    store.stagemeter("compare", *reports, "--output", "comparison")
     take_comparison(browser, store.folder / "comparison" / "comparison.html", folder / "comparison.png")
 
 

@@ -213,11 +213,13 @@ def entry_point(
     arguments = arguments or {}
     run = cli.get_command(click.Context(cli), command)
     assert run is not None
-    helps = {_name(param): str(param.help) for param in run.params if isinstance(param, click.Option)}
-    words = [f"{{{key}}}" if key in arguments else f"--{key.replace('_', '-')} {{{key}}}" for key in defaults]
+    given = [param for param in run.params if isinstance(param, click.Option)]
+    # A parameter has the name of its option, or the one that it had in earlier versions.
+    options = {param.name: param for param in given} | {_name(param): param for param in given}
+    words = [f"{{{key}}}" if key in arguments else f"{options[key].opts[0]} {{{key}}}" for key in defaults]
     lines = [*comment(about or str(run.help).partition("\n\n")[0], "  "), f"  {name}:", "    parameters:"]
     for key, default in defaults.items():
-        text = arguments.get(key) or re.sub(r"( \[[^]]*\])+$", "", helps[key])
+        text = arguments.get(key) or re.sub(r"( \[[^]]*\])+$", "", str(options[key].help))
         lines += comment(text, "      ")
         if default is REQUIRED:
             lines.append(f"      {key}: {'path' if key == 'file' else 'string'}")

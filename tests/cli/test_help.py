@@ -13,7 +13,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def context(name: str) -> click.Context:
-    parent = click.Context(cli, info_name="stagemeter")
+    parent = click.Context(cli, info_name="stagemeter", **cli.context_settings)
     command = cli.get_command(parent, name)
     assert isinstance(command, Command)
     return click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=80)
@@ -32,7 +32,7 @@ def test_groups_are_those_that_a_reader_looks_for():
     found = {title: [option.opts[0] for option in options] for title, options in groups(ctx.command, ctx).items()}
     assert list(found)[:4] == ["Model", "Pages", "Requests", "Device"]
     assert {"--device", "--pages-per-hour", "--mfu"} <= set(found["Device"])
-    assert {"--json", "--output-dir", "-v"} <= set(found["Output"])
+    assert {"--json", "--output", "-v"} <= set(found["Output"])
     assert "Options" not in found
     profile = context("profile")
     measuring = groups(profile.command, profile)["Measuring"]

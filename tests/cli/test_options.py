@@ -14,7 +14,7 @@ from stagemeter.cli import TASKS
 
 OPTIONS = (
     "--config --model --mode --base-size --tile-size --crop --no-crop --image --page-size --text-tokens --seq-len "
-    "--new-tokens --batch-size --dtype --decode-context --output-dir --experiment --run-name --no-track --json "
+    "--new-tokens --batch-size --dtype --decode-context --output --experiment --run-name --no-track --json "
     "--estimate"
 )
 FILES = {"static_compute.json", "static_compute.md"}
@@ -64,7 +64,7 @@ def test_json_is_alone_on_stdout(stagemeter, folder):
 
 
 def test_console_shows_the_table_and_the_files_are_written(stagemeter, folder):
-    ended = stagemeter("analyze", "--estimate", "--no-track", "--output-dir", "out")
+    ended = stagemeter("analyze", "--estimate", "--no-track", "--output", "out")
     assert ended.code == 0
     assert [line.split()[0] for line in ended.out.splitlines()[2:8]] == [
         "sam",
@@ -244,3 +244,12 @@ def test_notes_that_change_a_number_are_shown_and_the_others_on_demand(stagemete
     full = stagemeter(*words, "-v").out
     assert all(f"note: {note}\n" in full for note in report["notes"][1:])
     assert "more note" not in full
+
+
+@pytest.mark.parametrize("option", ["--output", "--output-dir", "--output_dir", "--out"])
+def test_the_folder_has_one_name_and_its_earlier_ones(stagemeter, folder, option):
+    ended = stagemeter("analyze", "--estimate", "--no-track", option, "there")
+    assert (ended.code, (folder / "there" / "static_compute.json").exists()) == (0, True), ended.err
+    shown = stagemeter("analyze", "--help").out
+    assert "--output FOLDER" in shown
+    assert "--output-dir" not in shown

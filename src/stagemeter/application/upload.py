@@ -46,7 +46,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.rglob(JSON_FILE)) if path.is_dir() else [path]
         if not inside:
-            raise StagemeterError(f"{path}: holds no {JSON_FILE}. Give the --output-dir of `stagemeter analyze`")
+            raise StagemeterError(f"{path}: holds no {JSON_FILE}. Give the --output of `stagemeter analyze`")
         found |= dict.fromkeys(inside)
     if not found:
         raise StagemeterError("paths: missing. Give reports, or folders that hold some")

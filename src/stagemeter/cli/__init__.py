@@ -75,6 +75,15 @@ class _Commands(click.Group):
                 formatter.write_dl([(name, one.get_short_help_str(200)) for name, one in commands if one is not None])
 
 
+#: Earlier names of options.
+_FORMERLY = {"output-dir": "output", "out": "output"}
+
+
+def _normalized(name: str) -> str:
+    name = name.replace("_", "-")
+    return _FORMERLY.get(name, name)
+
+
 _EPILOG = """\b
 Examples:
   stagemeter analyze --image scan.png        count a page, without weights or a GPU
@@ -91,7 +100,7 @@ Examples:
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "token_normalize_func": _normalized,
     },
 )
 @click.version_option(package_name="stagemeter", prog_name="stagemeter")

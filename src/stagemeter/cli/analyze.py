@@ -59,7 +59,8 @@ _FOLDER = Path("stagemeter-report")
 @speculation_options
 @log_options("its costs by closed forms, in all")
 @click.option(
-    "--output-dir",
+    "--output",
+    "output_dir",
     metavar="FOLDER",
     type=PATH,
     default=_FOLDER,
@@ -82,7 +83,7 @@ def analyze(
 
     MODEL is one of `stagemeter models`, a folder, a file or a Hub id. Each PAGE is a picture, pages of a PDF such as
     scan.pdf[1-3], or a size such as 1654x2339; several are pages of one request. Neither
-    weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
+    weights nor a GPU are needed. The report goes to --output and to MLflow.
     """
     from stagemeter.analysis.config import AnalysisConfig
 

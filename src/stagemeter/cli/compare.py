@@ -19,7 +19,7 @@ Examples:
   stagemeter compare RUN RUN                       ids, unique beginnings of ids, or names
   stagemeter compare --experiment NAME --filter "params.mode = 'tiny'" --metric bytes
   stagemeter compare old.json new.json --max-increase total/flops=1% --max-increase decode/bytes=0%
-  stagemeter compare RUN RUN --output-dir comparison --log
+  stagemeter compare RUN RUN --output comparison --log
 """
 
 
@@ -52,7 +52,8 @@ Examples:
     help="Exit with code 1 if a value falls by more than this, such as total/mfu=5%. Can be repeated.",
 )
 @click.option(
-    "--output-dir",
+    "--output",
+    "output_dir",
     metavar="FOLDER",
     type=PATH,
     help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]",

@@ -43,7 +43,7 @@ _OTHERS = {
         *("--experiment", "--run-name", "--no-track", "--store-timeout", "--child-runs", "--log", "--filter"),
         *("--profile-run", "--static-run", "--since", "--no-tags", "--register"),
     ),
-    "Output": ("--output", "--output-dir", "--out", "--json", "-v", "--figures", "--help"),
+    "Output": ("--output", "--json", "-v", "--figures", "-h", "--help"),
 }
 _REST = "Options"
 #: The order of the groups. What is a command's own comes first.

@@ -21,7 +21,7 @@ Examples:
   stagemeter traces --experiment NAME                                     tokens by model and span
   stagemeter traces --experiment NAME --model qwen2.5-vl-7b --served-as Qwen/Qwen2.5-VL-7B-Instruct
   stagemeter traces --experiment NAME --model llama-3.1-8b --device H100-SXM --price-per-hour 2.5 --since 7d
-  stagemeter traces --experiment NAME --model llama-3.1-8b --out log.jsonl
+  stagemeter traces --experiment NAME --model llama-3.1-8b --output log.jsonl
   stagemeter analyze --model llama-3.1-8b --requests log.jsonl --no-track
 """
 
@@ -31,7 +31,9 @@ Examples:
 @click.option(
     "--since", metavar="AGE|DATE", type=Optional(Since()), help="Traces since then alone: 24h, 7d, 2026-11-01."
 )
-@click.option("--out", metavar="LOG", type=PATH, help="JSON Lines for the calls, which `analyze --requests` reads.")
+@click.option(
+    "--output", "out", metavar="LOG", type=PATH, help="JSON Lines for the calls, which `analyze --requests` reads."
+)
 @click.option("--no-tags", is_flag=True, help="Do not tag the traces with their FLOPs.")
 @click.option(
     "--served-as",
