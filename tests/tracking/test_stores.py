@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stagemeter.cli import main
-from stagemeter.core.metrics import report_values
+from stagemeter.core.metrics import in_runs, report_values
 
 pytestmark = pytest.mark.slow
 PROGRAMS = Path("/usr/lib/postgresql")
@@ -96,7 +96,7 @@ def test_everything_that_is_kept_is_found_again(stagemeter, place, tmp_path):
     client = MlflowClient()
     place_id = client.get_experiment_by_name(experiment).experiment_id
     (static,) = client.search_runs([place_id], "tags.`stagemeter.kind` = 'static'")
-    values = report_values(report)
+    values = in_runs(report_values(report))
     assert {name: static.data.metrics[name] for name in values} == values
     metrics = client.get_run(profile).data.metrics
     assert metrics["mfu/sam"] == report["stages"]["sam"]["flops"] / (31.7 / 1000) / 312e12
@@ -148,7 +148,7 @@ def test_sixteen_at_once_lose_nothing(place, tmp_path):
         report = json.loads(
             (tmp_path / f"report-{int(run.data.params['new_tokens']) - 100}" / "static_compute.json").read_text()
         )
-        values = report_values(report)
+        values = in_runs(report_values(report))
         assert {name: run.data.metrics[name] for name in values} == values
         names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert names >= {"static_compute.json", "static_compute.md", "flops_per_stage.png", "page.png", "stages.json"}
