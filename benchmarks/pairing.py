@@ -86,12 +86,12 @@ def bare(experiment: str) -> float:
         )
         runs, token = [*runs, *page], page.token or ""
     now = int(time.time() * 1000)
-    prefixes = ("mfu/", "mfu_causal/", "mbu/", "tflops/", "gbps/", "roofline_ms/", "roofline_fraction/")
+    prefixes = ("mfu/", "mfu_causal/", "mbu/", "roofline_ms/", "roofline_fraction/")
     for run in runs:
         metrics = [
             Metric(key, value + 1e-9, now, 0) for key, value in run.data.metrics.items() if key.startswith(prefixes)
         ]
-        names = ("static_run_id", "peak", "peak_tflops", "peak_gbps", "peak_source", "flags", "pairing_hash")
+        names = ("static_run_id", "peak", "devices", "flags", "basis", "pairing_schema_version", "pairing_hash")
         tags = [RunTag(f"stagemeter.{name}", run.data.tags[f"stagemeter.{name}"]) for name in names]
         tags.append(RunTag("mlflow.note.content", run.data.tags["mlflow.note.content"]))
         with tempfile.TemporaryDirectory() as folder:
