@@ -13,8 +13,9 @@ from stagemeter.export.charts import chart_figure
 from stagemeter.export.comparison import comparison_chart, comparison_records, comparison_sections
 from stagemeter.export.pairing import pairing_sections
 from stagemeter.export.plan import headline, plan_chart, plan_records, plan_rows
-from stagemeter.export.report import flops_figure, report_records, report_sections
+from stagemeter.export.report import flops_figure, report_sections
 from stagemeter.export.roofline import roofline_chart
+from stagemeter.export.stage_rows import report_records
 from stagemeter.utilization.fleet import Plan
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_code
 from stagemeter.core.report import request_total
 from stagemeter.core.scratch import locked_folder
-from stagemeter.core.stage_names import DECODE, OTHER, REQUEST, TOTAL, stage_label
+from stagemeter.core.stage_names import DECODE, REQUEST, TOTAL, stage_label
 from stagemeter.core.terminal import Section, note_lines, print_sections
 from stagemeter.core.units import (
     describe_dtypes,
@@ -18,7 +18,6 @@ from stagemeter.core.units import (
     describe_peak,
     describe_request,
     describe_views,
-    digits_of,
     milliseconds,
     page_count_of,
     pages_of,
@@ -33,6 +32,15 @@ from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, abreast, unbroken
 from stagemeter.export.roofline import bounds_table, load_line, load_lines, load_table, roofline_lines
 from stagemeter.export.speculation import speculation_lines, speculation_table, speculation_title
+from stagemeter.export.stage_rows import (
+    ACTIVATIONS,
+    EXECUTED,
+    TIERS,
+    row,
+    stage_rows,
+    total_row,
+    without,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,13 +92,8 @@ _TOTALS = (
     ("Weights", "weight_bytes", "B"),
     ("KV cache at the end", "kv_cache_bytes", "B"),
 )
-_TIERS = ("isolated", "extracted", "analytic")
-#: Quantities of a stage over the whole request.
-_OF_STAGES = ("macs", "flops", "flops_causal", "flops_executed", "activations", "bytes_read", "bytes_written")
-#: Places in the rows of the table of stages.
-_EXECUTED, _ACTIVATIONS = 3, 5
 #: Columns of the table of stages as rows of a description: stage, FLOPs, share, params, bytes, and what few ask for.
-_ORDER = (0, 2, 4, 1, 6, _EXECUTED, _ACTIVATIONS, 7)
+_ORDER = (0, 2, 4, 1, 6, EXECUTED, ACTIVATIONS, 7)
 
 
 def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Path:
@@ -186,20 +189,20 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
         f"{_request(report)}. **{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token. {_meaning(report)}",
     )
-    document.table(_without(_summary_rows(report), _hidden(report)))
+    document.table(without(_summary_rows(report), _hidden(report)))
     _add_details(document, report)
 
 
 def _summary_rows(report: Mapping[str, Any]) -> list[list[str]]:
     header = ["Stage", "Params", "FLOPs", "FLOPs executed", "Share", "Activations", "Bytes moved", "Counts agree"]
     nothing = dict.fromkeys(("flops", "flops_executed", "activations", "bytes_read", "bytes_written"), 0)
-    other = _row("other", {"params": sum(report["other_params"].values()), **nothing, "agreement": ""}, "0.0 %")
-    whole = _total_row(report, "**total**", "100.0 %" if report["total"]["flops"] else "–")
-    return [header, *_stage_rows(report), other, whole]
+    other = row("other", {"params": sum(report["other_params"].values()), **nothing, "agreement": ""}, "0.0 %")
+    whole = total_row(report, "**total**", "100.0 %" if report["total"]["flops"] else "–")
+    return [header, *stage_rows(report), other, whole]
 
 
 def _hidden(report: Mapping[str, Any]) -> tuple[int, ...]:
-    return () if differing_factors(report) else (_EXECUTED,)
+    return () if differing_factors(report) else (EXECUTED,)
 
 
 def _add_details(document: Document, report: Mapping[str, Any]) -> None:
@@ -263,73 +266,6 @@ def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
     document.table(rows)
 
 
-def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the numbers of each stage over the whole request, and whether its counts agree."""
-    totals = {quantity: request_total(report, quantity) for quantity in _OF_STAGES}
-    return {
-        name: {
-            "params": stage["params"],
-            **{quantity: total[name] for quantity, total in totals.items()},
-            "passes": stage.get("steps", 1),
-            "agreement": stage_agreement(report, name),
-        }
-        for name, stage in report["stages"].items()
-    }
-
-
-def report_records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each stage over the whole request, and one for parameters of no stage, if there are any."""
-    rows = [{"stage": name, **numbers} for name, numbers in stage_numbers(report).items()]
-    other = sum(report["other_params"].values())
-    nothing = {**dict.fromkeys(_OF_STAGES, 0), "passes": 0, "agreement": None}
-    return [*rows, {"stage": OTHER, "params": other, **nothing}] if other else rows
-
-
-def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each stage over the whole request, without a header."""
-    factors = differing_factors(report)
-    return [
-        _row(
-            stage_label(name, f"{DECODE} x {numbers['passes']:,}"),
-            numbers,
-            percentage(numbers["flops"], report["total"]["flops"]),
-            factors.get(name),
-        )
-        for name, numbers in stage_numbers(report).items()
-    ]
-
-
-def _total_row(report: Mapping[str, Any], label: str, share: str) -> list[str]:
-    numbers = {**report["total"], "agreement": report["agreement"]["status"]}
-    return _row(label, numbers, share, differing_factors(report).get(TOTAL))
-
-
-def _row(label: str, numbers: Mapping[str, Any], share: str, factor: float | None = None) -> list[str]:
-    moved = with_unit(numbers["bytes_read"] + numbers["bytes_written"], "B")
-    params, flops, activations = (with_unit(numbers[name]) for name in ("params", "flops", "activations"))
-    executed = with_unit(numbers["flops_executed"]) + (f" (x{digits_of(factor)})" if factor is not None else "")
-    return [label, params, flops, executed, share, activations, moved, numbers["agreement"]]
-
-
-def _without(rows: list[list[str]], columns: tuple[int, ...]) -> list[list[str]]:
-    return [[cell for place, cell in enumerate(row) if place not in columns] for row in rows]
-
-
-def stage_agreement(report: Mapping[str, Any], name: str) -> str:
-    """Say whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, ``no``, or ``analytic only``.
-
-    A model without closed forms has two tiers.
-    """
-    stage = report["stages"][name]
-    possible = len(_TIERS) - (report["closed_form"] is None)
-    counted = {tier: stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None}
-    if len(counted) == 1:
-        return f"{next(iter(counted))} only"
-    if len(set(counted.values())) > 1:
-        return "no"
-    return f"{len(counted)} of {possible}"
-
-
 def _agreement_line(report: Mapping[str, Any]) -> str:
     agreement = report["agreement"]
     tiers = ", ".join(agreement["tiers"])
@@ -358,7 +294,7 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
 
 def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
     document.header(3, stage["stage_name"])
-    counted = {f"FLOPs executed, {tier}": stage[f"flops_{tier}"] for tier in _TIERS}
+    counted = {f"FLOPs executed, {tier}": stage[f"flops_{tier}"] for tier in TIERS}
     exact = {
         "parameters": stage["params"],
         "parameters that one token uses": stage["params_active"],
@@ -399,22 +335,22 @@ def report_sections(report: Mapping[str, Any]) -> list[Section]:
     """Return the table of stages, and those of the roofline and of speculative decoding where the report has them."""
     rows = [
         ["stage", "params", "FLOPs", "FLOPs executed", "share", "activations", "bytes moved", "counts agree"],
-        *_stage_rows(report),
-        _total_row(report, TOTAL, ""),
+        *stage_rows(report),
+        total_row(report, TOTAL, ""),
     ]
     adapter = report["adapter"]
     if adapter is not None:
         numbers = {"params": adapter["params"], **adapter["total"], "agreement": "apart"}
         share = percentage(numbers["flops"], report["total"]["flops"])
         factor = differing_factors(report).get(ADAPTER)
-        rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share, factor))
+        rows.append(row(f"adapter, rank {adapter['rank']:,}", numbers, share, factor))
     # Activations are in the files: a terminal is narrow.
-    hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
+    hidden = (ACTIVATIONS,) if differing_factors(report) else (EXECUTED, ACTIVATIONS)
     # The first note states the conventions, which stand in the report.
     notes = report["notes"][1:]
     shown = note_lines(notes, report["key_notes"])
     lines = [*execution_lines(report), _page(report["metadata"]["workload"]), *shown]
-    sections = [Section(report["metadata"]["model"], _without(rows, hidden), lines)]
+    sections = [Section(report["metadata"]["model"], without(rows, hidden), lines)]
     roofline = report["roofline"]
     if roofline is not None:
         peak = roofline["peak"]

@@ -20,7 +20,8 @@ from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
-from stagemeter.export.report import flops_chart, report_files, stage_numbers, summary_markdown
+from stagemeter.export.report import flops_chart, report_files, summary_markdown
+from stagemeter.export.stage_rows import stage_numbers
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import (
