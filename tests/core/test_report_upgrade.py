@@ -39,6 +39,12 @@ def test_numbers_of_an_earlier_report_are_those_that_are_executed(earlier):
     assert upgraded_report(report) == report
 
 
+def test_all_notes_are_key_where_a_report_does_not_say_which(earlier):
+    report = upgraded_report(earlier)
+    first = {name: value for name, value in report.items() if name != "key_notes"}
+    assert upgraded_report(first) == {**first, "key_notes": report["notes"]}
+
+
 @pytest.mark.parametrize("executed", [False, True])
 def test_closed_form_of_an_earlier_report_gives_its_own_counts(earlier, executed):
     report = upgraded_report(earlier)

@@ -30,13 +30,14 @@ def earlier_note(version: object) -> str:
 
 
 def upgraded_report(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a report of schema 1.x in the shape of this version, and any other document as it is.
+    """Return a report of schema 1.x, or of the first of 2.0, in the shape of this version; else the document as it is.
 
     What a damaged report lacks stays missing or None, for `stagemeter.core.report.report_fault` to name.
     """
     report, version = dict(document), document.get("schema_version")
     if not is_earlier(version):
-        return report
+        # The first reports of schema 2.0 do not say which notes are key: all are.
+        return {"key_notes": report["notes"], **report} if "notes" in report else report
     versions = _part(_part(report.get("metadata")).get("versions"))
     report |= {
         "schema_version": SCHEMA_VERSION,
