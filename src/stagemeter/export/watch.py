@@ -11,16 +11,17 @@ from stagemeter.core.units import rate
 #: The metric of a column by its title, and how a value is written.
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "requests": ("requests", lambda value: f"{value:,.0f}"),
-    "prompt tok/s": ("prompt_tokens_per_second", rate),
+    "in tok/s": ("prompt_tokens_per_second", rate),
     "computed": ("computed_tokens_per_second", rate),
-    "new tok/s": ("new_tokens_per_second", rate),
+    "out tok/s": ("new_tokens_per_second", rate),
     "hits": ("prefix_hit_rate", lambda value: _percent(value)),
     "MFU": ("mfu", lambda value: _percent(value)),
     "causal": ("mfu_causal", lambda value: _percent(value)),
     "MBU ≥": ("mbu_least", lambda value: _percent(value)),
-    "engine's": ("engine_mfu", lambda value: _percent(value)),
+    "engine": ("engine_mfu", lambda value: _percent(value)),
 }
-_NARROWEST = 9
+#: Lines fit a terminal of 80 columns.
+_NARROWEST = 6
 
 
 def interval_header() -> str:
