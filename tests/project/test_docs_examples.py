@@ -15,11 +15,11 @@ PAGE = ROOT / "docs" / "mfu.md"
 #: Pages whose examples are all run, one after another.
 OTHER_PAGES = (
     *("any-module.md", "comparing.md", "counting.md", "hardware.md", "other-models.md", "pages.md"),
-    *("requests.md", "static_analysis.md", "sweeps.md"),
+    *("requests.md", "static_analysis.md", "sweeps.md", "../README.md"),
 )
 QUICK_PAGES = ("hardware.md", "sweeps.md")
-#: Examples whose output depends on the machine, by what they contain.
-MEASURED = ("stagemeter profile ", "--device measured")
+#: Examples whose output depends on the machine or on a server, by what they contain.
+MEASURED = ("stagemeter profile ", "--device measured", "stagemeter watch ")
 RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
