@@ -62,6 +62,24 @@ def test_an_expression_that_takes_too_long_is_named():
         matches_beginning(r"(\w|\w\w|\w\w\w)+(?<!a)", "a" * 60, "x")
 
 
+def test_a_pause_of_the_process_makes_no_expression_slow(monkeypatch):
+    expression = r"(?:lm_head)(?:\.|$)"
+    pauses = iter([True])
+
+    class Paused:
+        """A compiled expression whose first match meets a pause."""
+
+        def match(self, name: str, timeout: float) -> re.Match[str] | None:
+            if next(pauses, False):
+                raise TimeoutError
+            return re.match(expression, name)
+
+    monkeypatch.setattr("regex.compile", lambda expression: Paused())
+    assert matches_beginning(expression, "lm_head", "x")
+    assert next(pauses, None) is None
+    assert not matches_beginning(expression, "embedding", "x")
+
+
 @pytest.mark.parametrize(
     "expression", ["(", "a" * (LONGEST + 1), "(" * 1000 + ")" * 1000, "a{99999999999999999999}", "[z-a]"]
 )
