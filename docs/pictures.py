@@ -74,7 +74,7 @@ LARGEST = 300_000
     default=Path(__file__).parent / "images",
     help="Folder for the pictures. [docs/images]",
 )
-def main(chromium: str | None, scale: str, only: tuple[str, ...], output_dir: Path) -> None:
+def main(chromium: str | None, scale: str, only: tuple[str, ...], output: Path) -> None:
     """Make the pictures of the README and of docs/."""
     chromium = chromium or next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None or shutil.which(chromium) is None:
@@ -83,20 +83,20 @@ def main(chromium: str | None, scale: str, only: tuple[str, ...], output_dir: Pa
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         raise click.ClickException("there is no Playwright: `pip install playwright`, without its browsers") from None
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, mlflow_server(Path(temporary)) as address:
         store = Store(address, Path(temporary))
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium)
                 if "counts" in only:
-                    picture_counts(browser, store, output_dir)
+                    picture_counts(browser, store, output)
                 if "profiles" in only:
-                    picture_profiles(browser, store, output_dir, scale)
+                    picture_profiles(browser, store, output, scale)
                 if "comparison" in only:
-                    picture_comparison(browser, store, output_dir)
+                    picture_comparison(browser, store, output)
                 if "sweep" in only:
-                    picture_sweep(browser, store, output_dir)
+                    picture_sweep(browser, store, output)
                 browser.close()
         except Error as error:
             raise click.ClickException(f"MLflow's page is not as this script knows it: {error.message}") from None
