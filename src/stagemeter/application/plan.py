@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
 from stagemeter.core.cost import ITEM_SIZES, differing_factor
 from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.notes import KeyNote
 from stagemeter.core.units import describe_dtypes, describe_lengths, rate
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.devices import Device, known_devices
@@ -85,7 +87,9 @@ def plan_devices(
     """
     exclusive(mfu=mfu, from_run=from_run)
     exclusive(images=images, pages=pages, requests=requests)
-    peaks, left_out = _peaks(devices or list(prices or ()) or DEVICES, config.dtype)
+    # A device that is named twice is looked up once, and warned of once.
+    find = cache(find_device)
+    peaks, left_out = _peaks(devices or list(prices or ()) or DEVICES, config.dtype, find)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
     if unit == PAGE and (requests is not None or not model.family.reads_pages):
@@ -95,7 +99,7 @@ def plan_devices(
     mfu = mfu if run is None else run.mfu
     if mfu is None and not model.weights_known:
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
-    goal = Goal(unit, per_day, mfu, None if run is None else run.source, _by_device(prices or {}, peaks))
+    goal = Goal(unit, per_day, mfu, None if run is None else run.source, _by_device(prices or {}, peaks, find))
     corpus = _corpus(images, pages, model, config)
     found: dict[Workload, int] = {}
     if requests is None:
@@ -138,22 +142,22 @@ def plan_devices(
     )
 
 
-def _peaks(devices: Sequence[str], dtype: str) -> tuple[list[Peak], list[str]]:
+def _peaks(devices: Sequence[str], dtype: str, find: Callable[[str], Device]) -> tuple[list[Peak], list[str]]:
     """Return the peaks of devices, each once; of a set, those that have one for the data type, and the others."""
     named = [ALL] if ALL in devices else devices
-    chosen: Sequence[Device] = known_devices() if named == [ALL] else [find_device(name) for name in named]
+    chosen: Sequence[Device] = known_devices() if named == [ALL] else [find(name) for name in named]
     of_set = named == [ALL] or tuple(named) == DEVICES
     without = [device.name for device in chosen if of_set and dtype not in device.peak_tflops]
     peaks = [device_peak(device, dtype) for device in chosen if device.name not in without]
-    left_out = f"left out, since they have no {dtype} rate: {', '.join(without)}"
+    left_out = KeyNote(f"left out, since they have no {dtype} rate: {', '.join(without)}")
     return list(dict.fromkeys(peaks)), [left_out] if without else []
 
 
-def _by_device(prices: Mapping[str, float], peaks: Sequence[Peak]) -> dict[str, float]:
+def _by_device(prices: Mapping[str, float], peaks: Sequence[Peak], find: Callable[[str], Device]) -> dict[str, float]:
     """Return prices by the names of devices, or refuse one of a device that is not planned for."""
     planned, found = [peak.name for peak in peaks], {}
     for name, price in prices.items():
-        device = find_device(name).name
+        device = find(name).name
         if device not in planned:
             raise StagemeterError(f"--price {name}: {device} is not among {', '.join(planned)}. Name it by --device")
         found[device] = price
@@ -164,11 +168,7 @@ def _utilization(from_run: str, model: ModelDescription) -> Utilization:
     from stagemeter.tracking.utilization import utilization_of
 
     run = utilization_of(from_run)
-    if run.architecture_hash != model.architecture.hash:
-        raise StagemeterError(
-            f"from_run: {run.source} is of {run.model}, which is not the model {model.name} that is planned for. Give "
-            f"a run of {model.name}, or the run's model"
-        )
+    run.require_model(model.name, model.architecture.hash)
     return run
 
 
@@ -308,22 +308,19 @@ def _cost(load: Load, unit: str) -> str:
 
 
 def _notes(basis: str, of_log: bool) -> list[str]:
-    notes = []
-    if basis == ROOFLINE and of_log:
-        notes.append("arithmetic and KV cache run at the roofline, weights cost no time: a lower bound of the devices")
-    elif basis == ROOFLINE:
-        notes.append("every stage runs at the roofline, with the fewest experts read: a lower bound of the devices")
-    notes.append(
-        "every device runs 24 hours a day on this load only: loading, rendering, waiting and failures come on top"
+    bound = "arithmetic and KV cache run at the roofline, weights cost no time: a lower bound of the devices"
+    if not of_log:
+        bound = "every stage runs at the roofline, with the fewest experts read: a lower bound of the devices"
+    memory = KeyNote("of memory, only the weights are checked: a log does not say which requests run together")
+    chosen = (
+        "a batch is the one with the fewest devices, then the shortest time; memory is weights, KV cache and the "
+        "largest operator, a lower bound"
     )
-    if of_log:
-        notes.append("of memory, only the weights are checked: a log does not say which requests run together")
-    else:
-        notes.append(
-            "a batch is the one with the fewest devices, then the shortest time; memory is weights, KV cache and the "
-            "largest operator, a lower bound"
-        )
-    return notes
+    return [
+        *([KeyNote(bound)] if basis == ROOFLINE else []),
+        KeyNote("every device works on this load all day: loading, rendering, waiting and failures come on top"),
+        memory if of_log else chosen,
+    ]
 
 
 def _experts(choices: Sequence[Choice]) -> list[str]:
@@ -335,11 +332,15 @@ def _experts(choices: Sequence[Choice]) -> list[str]:
         and choice.at_roofline is not None
         and (choice.devices_with_every_expert or 0) > choice.at_roofline.devices
     ]
-    return [f"where tokens read every expert that they can reach, at least: {', '.join(more)}"] if more else []
+    return [KeyNote(f"where tokens read every expert that they can reach, at least: {', '.join(more)}")] if more else []
 
 
 def _unused(choices: Sequence[Choice], mfu: float | None) -> list[str]:
-    """Name the batch sizes that do not fit into a device, and those at which the roofline rules out the MFU."""
+    """Name the batch sizes that do not fit into a device, and those at which the roofline rules out the MFU.
+
+    They matter where a device has no row for them.
+    """
+    with_row = {choice.device for choice in choices if choice.best}
     large: dict[str, str] = {}
     fast: dict[str, str] = {}
     for choice in sorted(choices, key=lambda choice: choice.batch_size or 0):
@@ -349,8 +350,9 @@ def _unused(choices: Sequence[Choice], mfu: float | None) -> list[str]:
             large.setdefault(choice.device, f"{choice.device} {what}, {needed}")
         elif mfu is not None and choice.at_mfu is None:
             fast[choice.device] = f"{choice.device} to batch {choice.batch_size:,}"
-    notes = [f"too large for the memory: {'; '.join(large.values())}"] if large else []
-    return notes + ([f"roofline below that MFU: {', '.join(fast.values())}"] if fast else [])
+    found = ("too large for the memory: ", "; ", large), ("roofline below that MFU: ", ", ", fast)
+    notes = ((words + between.join(named.values()), named) for words, between, named in found if named)
+    return [note if named.keys() <= with_row else KeyNote(note) for note, named in notes]
 
 
 def log_plan(

@@ -12,7 +12,7 @@ from stagemeter.core.terminal import Section
 from stagemeter.export.charts import chart_figure
 from stagemeter.export.comparison import comparison_chart, comparison_records, comparison_sections
 from stagemeter.export.pairing import pairing_sections
-from stagemeter.export.plan import headline, plan_chart, plan_records, plan_rows
+from stagemeter.export.plan import plan_chart, plan_records, plan_sections
 from stagemeter.export.report import flops_figure, report_sections
 from stagemeter.export.roofline import roofline_chart
 from stagemeter.export.stage_rows import report_records
@@ -108,8 +108,7 @@ class PlanReport(Shown):
         return getattr(self.plan, name)
 
     def _sections(self) -> Sequence[Section]:
-        notes = [f"assumed: {line}" for line in self.plan.notes]
-        return [Section(lines=[headline(self.plan)]), Section(self.plan.request, plan_rows(self.plan), notes)]
+        return plan_sections(self.plan)
 
     def to_dataframe(self) -> pandas.DataFrame:
         return exact_frame(plan_records(self.plan))

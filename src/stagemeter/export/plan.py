@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from stagemeter.core.escape import Marked
-from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.notes import key_notes
+from stagemeter.core.terminal import Section, note_lines, print_sections
 from stagemeter.core.units import milliseconds, rate
 from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
 from stagemeter.export.json_file import json_text
@@ -31,14 +32,18 @@ def plan_files(plan: Plan) -> dict[str, str | bytes]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print the answer, a row for each device and the assumptions on stdout."""
-    print_lines([headline(plan)])
-    print_table(plan_rows(plan), title=plan.request)
-    print_lines(f"assumed: {line}" for line in plan.notes)
+    """Print the answer, a row for each device and the notes on stdout."""
+    print_sections(plan_sections(plan))
+
+
+def plan_sections(plan: Plan) -> list[Section]:
+    """Return the answer, and a row for each device with the notes."""
+    notes = note_lines(plan.notes, key_notes(plan.notes))
+    return [Section(lines=[headline(plan)]), Section(plan.request, plan_rows(plan), notes)]
 
 
 def plan_markdown(plan: Plan) -> str:
-    """Return a plan as Markdown: the answer, a row for each device, the assumptions."""
+    """Return a plan as Markdown: the answer, a row for each device, the notes."""
     document = Document()
     document.paragraph(Marked(f"**{headline(plan)}**"))
     document.table(unbroken(plan_rows(plan)))

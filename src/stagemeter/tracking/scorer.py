@@ -28,14 +28,13 @@ def cost_scorer(
     devices: int = 1,
     price_per_hour: float | None = None,
     concurrency: float | None = None,
-    dtype: str | None = None,
     **settings: Any,
 ) -> Scorer:
     """Return a scorer that adds FLOPs, share of MFU and cost to the table of `mlflow.genai.evaluate`.
 
     Parameters
     ----------
-    model, served_as, device, peak_tflops, devices, price_per_hour, concurrency, dtype, **settings
+    model, served_as, device, peak_tflops, devices, price_per_hour, concurrency, **settings
         See `stagemeter.trace_processor`, whose numbers these are.
 
     Returns
@@ -62,8 +61,6 @@ def cost_scorer(
     >>> costs = cost_scorer("qwen2.5-vl-7b", device="H100-SXM", price_per_hour=2.5)
     >>> mlflow.genai.evaluate(data=pages, predict_fn=read_page, scorers=[exact_text, costs])  # doctest: +SKIP
     """
-    if dtype is not None:
-        settings["dtype"] = dtype
     serving = Serving(served_as, device, peak_tflops, devices, price_per_hour, concurrency)
     meter = CallMeter(AnalysisConfig(model=model, **settings), serving)
 

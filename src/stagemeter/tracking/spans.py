@@ -71,7 +71,6 @@ def trace_processor(
     devices: int = 1,
     price_per_hour: float | None = None,
     concurrency: float | None = None,
-    dtype: str | None = None,
     **settings: Any,
 ) -> Callable[[Any], None]:
     """Return a span processor for MLflow that counts each call of a served model.
@@ -92,10 +91,8 @@ def trace_processor(
         Price of an hour of one device. Without it, MLflow's own price of the tokens stays, if it has one.
     concurrency : float, optional
         Calls that the server answers at a time, on average. Default: one.
-    dtype : str, optional
-        Data type of the server.
     **settings
-        Limits of pages, such as ``max_pixels``, and other settings of `AnalysisConfig`.
+        Settings of `AnalysisConfig`, such as the ``dtype`` of the server and ``max_pixels`` of its pages.
 
     Returns
     -------
@@ -133,11 +130,8 @@ def trace_processor(
     >>> processor = trace_processor("qwen2.5-vl-7b", device="H100-SXM-80GB", price_per_hour=2.5)
     >>> mlflow.tracing.configure(span_processors=[processor])  # doctest: +SKIP
     """
-    if dtype is not None:
-        settings["dtype"] = dtype
-    config = AnalysisConfig(model=model, **settings)
     serving = Serving(served_as, device, peak_tflops, devices, price_per_hour, concurrency)
-    processor = _Processor(CallMeter(config, serving))
+    processor = _Processor(CallMeter(AnalysisConfig(model=model, **settings), serving))
 
     def stagemeter_trace_processor(span: Any) -> None:
         processor.process(span)
