@@ -72,10 +72,14 @@ class BadLines:
         self.skipped.append(line, reason)
 
     def left_out(self) -> str:
-        """Return how many lines are left out as an error shows it, nothing without any."""
-        counts = {"bad": self.skipped.count, "failed": self.failed.count}
-        told = " and ".join(f"{number:,} {how}" for how, number in counts.items() if number)
-        return f": {told}" if told else ""
+        """Return how many lines are left out as an error shows it, with a reason of each kind; nothing without any."""
+        kinds = {"bad": self.skipped, "failed": self.failed}
+        told = []
+        for how, lines in kinds.items():
+            if lines.count:
+                first = lines.to_dict()["first"][0]
+                told.append(f"{lines.count:,} {how} ({self.place} {first['line']:,}: {first['reason']})")
+        return f": {' and '.join(told)}" if told else ""
 
     def fail(self, line: int, reason: str) -> None:
         """Count a request that failed."""
