@@ -573,6 +573,10 @@ def test_long_workload_is_read_from_the_documents(imported, analyzed, runs):
         paired = pair_runs(profile, peak_tflops=312)
         assert paired["static_run_id"] == static.info.run_id
         assert paired["counts"]["flops"]["prefill"] == report["stages"]["prefill"]["flops"]
+    # Earlier versions named the documents in a tag.
+    for run_id, file in ((static.info.run_id, "static_compute.json"), (profile, "profile.json")):
+        MlflowClient().set_tag(run_id, "stagemeter.workload", file)
+    assert pair_runs(profile, peak_tflops=156)["static_run_id"] == static.info.run_id
     document = MlflowClient().download_artifacts(profile, "profile.json")
     damaged = json.loads(Path(document).read_text())
     damaged["metadata"]["workload"]["new_tokens"] = 7

@@ -41,6 +41,17 @@ def test_costs_are_exact_integers():
     assert costs_of(text)["flops/request"] == text.total.flops // 2
 
 
+def test_states_of_a_constant_size_add_nothing_for_a_token():
+    # 12 of 48 layers have full attention, with 2 heads of 256; the others write a state anew.
+    report = estimate_model("qwen3-next-80b-a3b", batch_size=2)
+    assert costs_of(report)["kv_cache/token"] == 12 * 2 * 2 * 256 * 2
+    small = estimate_model("qwen3-next-80b-a3b", kv_cache_dtype="float8_e4m3fn")
+    assert costs_of(small)["kv_cache/token"] == 12 * 2 * 2 * 256
+    assert costs_of(estimate_model("mamba2-default"))["kv_cache/token"] == 0
+    # Its windows of 512 tokens are not full yet.
+    assert costs_of(estimate_model("gemma-3-1b"))["kv_cache/token"] == 26 * 2 * 1 * 256 * 2
+
+
 def test_search_finds_the_costs_of_a_version(registered, experiment):
     mlflow.set_experiment(experiment)
     small, large = (estimate_model(name, seq_len=100) for name in ("qwen3-0.6b", "llama-3.1-8b"))

@@ -21,6 +21,7 @@ from stagemeter.modules.report import ModuleReport
 from stagemeter.tracking.document import metrics_now
 from stagemeter.tracking.labels import WORKLOAD_HASH
 from stagemeter.tracking.store import store_errors
+from stagemeter.utilization.memory import cache_of_a_token
 
 _SCHEME, _LOGGED = "models:/", "models:/m-"
 #: Answers of a registry that say that the given version cannot be used.
@@ -81,15 +82,17 @@ def put_costs(version: ModelVersion, report: Mapping[str, Any] | ModuleReport, r
 def costs_of(report: Mapping[str, Any] | ModuleReport) -> dict[str, int | float]:
     """Return the costs that a version has: parameters, FLOPs of a page and KV cache of a token, in bytes.
 
-    A text has no page, and counts as a request; a module has a call. Pages of a request share its FLOPs evenly.
+    A text has no page, and counts as a request; a module has a call. Pages of a request share its FLOPs evenly. Without
+    a closed form, it is not known what of the cache grows with tokens, and what is a state of a constant size.
     """
     if isinstance(report, ModuleReport):
         return {"params": report.total.params, "flops/call": report.total.flops}
     workload, total = report["metadata"]["workload"], report["total"]
     has_page = bool(workload["global_views"])
     flops, parts = total["flops"], workload["batch_size"] * (page_count_of(workload) if has_page else 1)
+    cached = cache_of_a_token(report)
     return {
         "params": total["params"],
         f"flops/{'page' if has_page else 'request'}": flops // parts if flops % parts == 0 else flops / parts,
-        "kv_cache/token": report["stages"]["decode"]["kv_bytes_written"] // workload["batch_size"],
+        **({} if cached is None else {"kv_cache/token": cached}),
     }

@@ -156,6 +156,9 @@ def known_metrics(run: Run) -> dict[str, float]:
 def workload_of(run: Run) -> Workload | None:
     """Return the workload of a run; None for a run of another kind than counts and profiles."""
     text, file = run.data.tags.get(WORKLOAD), _DOCUMENTS.get(run.data.tags.get(KIND, ""))
+    if text == file:
+        # So earlier versions say that no tag could hold it.
+        text = None
     where = f"tag {WORKLOAD}" if text is not None else file
     if where is None:
         return None

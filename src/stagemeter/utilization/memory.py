@@ -27,6 +27,7 @@ from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.models.blocks import larger
 from stagemeter.models.chunks import most_over_chunks
 from stagemeter.models.closed_form import pass_variables
+from stagemeter.models.families import family_named
 from stagemeter.models.family import Family, Form, bytes_read_of_weights
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.work import Work, work_of_report
@@ -185,6 +186,20 @@ def _working_set(form: Form[Any], architecture: Any, workload: Workload, is_last
     calls = pass_variables(form, architecture, workload, is_last)
     # A stage that does not run, such as the encoder of a cached page, holds nothing.
     return [reduce(larger, (form.working_set(architecture, call) for call in calls), 0)]
+
+
+def cache_of_a_token(report: Mapping[str, Any]) -> int | None:
+    """Return the bytes that a new token adds to the KV cache of a request, before windows are full.
+
+    States of a constant size, which each token writes anew, add nothing. None without a closed form.
+    """
+    if report["closed_form"] is None:
+        return None
+    workload = replace(Workload.from_dict(report["metadata"]["workload"]), batch_size=1)
+    family = family_named(report["metadata"]["family"])
+    decoder = family.decoder(family.architecture_from_sizes(report["closed_form"]["architecture"]))
+    cached = [decoder.kv_cache_elements(workload, tokens) for tokens in (1, 2)]
+    return (cached[1] - cached[0]) * item_sizes(workload.dtype, workload.kv_cache_dtype)[1]
 
 
 def largest_batch(needed: Callable[[int], int], available: int) -> int:
