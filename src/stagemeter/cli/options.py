@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.types import DEVICE, FRACTION, MODEL, NUMBER, PATH, TEXT, Optional, once
+from stagemeter.cli.types import DEVICE, FRACTION, MODEL, NUMBER, PATH, TEXT, Command, Optional, once, with_options
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.escape import printable
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stagemeter.analysis.speculation import Speculation
     from stagemeter.utilization.load import Load
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _ONE_FOLDER = "its subfolders are read, too, and a table holds any number of pages"
 
 
@@ -91,9 +90,7 @@ def speculation_options(command: Command) -> Command:
         ),
         click.option("--draft-model", metavar="MODEL", type=MODEL, help="A smaller model that drafts, as for --model."),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def read_speculation(options: dict[str, Any]) -> Speculation | None:
@@ -119,7 +116,7 @@ def load_options(command: Command) -> Command:
             "--pages-per-hour",
             metavar="N",
             type=FRACTION,
-            help="Rate of pages: the share of --device that each stage takes. Of a text model, requests.",
+            help="Rate of pages: the share of --device that each stage takes. For a text model, requests.",
         ),
         click.option(
             "--mfu",
@@ -131,9 +128,7 @@ def load_options(command: Command) -> Command:
             "--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take each stage's MFU from."
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def read_load(options: dict[str, Any]) -> Load | None:
@@ -185,7 +180,12 @@ def _with_log(context: click.Context, option: click.Parameter, value: bool) -> b
 def output_options(command: Command) -> Command:
     """Give a command ``--json`` and ``--verbose``."""
     command = click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_up_logging, help="Say more on stderr."
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_up_logging,
+        help="Show all notes and columns, and say more on stderr.",
     )(command)
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else.")(
         command

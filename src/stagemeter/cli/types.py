@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -172,6 +172,13 @@ def _devices() -> list[str]:
     from stagemeter.hardware.devices import known_devices
 
     return [device.name for device in known_devices()]
+
+
+def with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """Give a command some options, in their order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Command]:

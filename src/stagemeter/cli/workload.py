@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, WORD, DecodeContext, Optional, PageSize, once, several
+from stagemeter.cli.types import (
+    MODEL,
+    NUMBER,
+    PATH,
+    TEXT,
+    WORD,
+    Command,
+    DecodeContext,
+    Optional,
+    PageSize,
+    once,
+    several,
+    with_options,
+)
 from stagemeter.cli.words import split_words
 from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
@@ -24,7 +37,6 @@ from stagemeter.core.units import page_size_in
 if TYPE_CHECKING:
     from stagemeter.analysis.config import Config
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: The model that ``--scale small`` names.
 SMALL = f"{AnalysisSettings().model}-small"
@@ -51,21 +63,21 @@ def workload_options(command_name: str, *without: str) -> Callable[[Command], Co
     """Give a command the options of a workload, which `read_config` takes, `without` those that it has of its own."""
 
     def add(command: Command) -> Command:
-        return _added((_CONFIG, _SCALE, *_setting_options(AnalysisSettings, command_name, without)), command)
+        return with_options(command, (_CONFIG, _SCALE, *_setting_options(AnalysisSettings, command_name, without)))
 
     return add
 
 
 def views_options(command: Command) -> Command:
     """Give a command the settings that decide the views and the prompt of a page, which `read_config` takes."""
-    return _added(_views(("text_tokens", "video_frames")), command)
+    return with_options(command, _views(("text_tokens", "video_frames")))
 
 
 def served_options(command: Command) -> Command:
     """Give a command the settings of a served model that decide views and data types, which `read_config` takes."""
     model = table(ModelSettings)["model"]
     named = click.option("--model", type=MODEL, metavar="MODEL", help=f"{model.setting.help} [none: tokens alone]")
-    return _added((named, *_views(("dtype", "chunk_tokens"), "--dpi", "--model")), command)
+    return with_options(command, (named, *_views(("dtype", "chunk_tokens"), "--dpi", "--model")))
 
 
 def _views(of_requests: Sequence[str], *without: str) -> list[Callable[[Command], Command]]:
@@ -78,7 +90,7 @@ def _views(of_requests: Sequence[str], *without: str) -> list[Callable[[Command]
 
 def measuring_options(command: Command) -> Command:
     """Give a command the options that say how a profile is measured."""
-    return _added(_setting_options(MeasuringSettings), command)
+    return with_options(command, _setting_options(MeasuringSettings))
 
 
 def swept_options(command: Command) -> Command:
@@ -93,13 +105,7 @@ def swept_options(command: Command) -> Command:
             options[row.option] = click.option(
                 str(row.option), type=TEXT, metavar=_metavar(row) or "N", help=help_of(row, "One for all rows.")
             )
-    return _added(list(options.values()), command)
-
-
-def _added(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, list(options.values()))
 
 
 def _setting_options(

@@ -54,7 +54,7 @@ class _Pattern:
             return getattr(self._plain, how)(name) is not None
         found, took = self._timed(how, name, max(self._left, _SLOW))
         if found is None:
-            # Pauses of the process use up the time, too. What is fast once more is not slow.
+            # Pauses of the process use up the time, too. A name that is fast at the second try is not slow.
             found, took = self._timed(how, name, _SLOW)
             self._left = SECONDS
         if found is None:

@@ -21,7 +21,7 @@ _NARROW, _GAP = 80, 2
 
 
 class Section(NamedTuple):
-    """A table, whose first row is the header, with a title, and lines below it. Each of both may be empty."""
+    """A table, whose first row is the header, with a title, and lines below it. Each may be empty."""
 
     title: str = ""
     rows: Sequence[Sequence[str]] = ()

@@ -66,7 +66,7 @@ def number_in(text: str) -> Decimal | None:
 
 
 def page_size_in(text: str) -> tuple[int, int] | None:
-    """Read a page's width and height in pixels, as ``1654x2339``; None if it is none."""
+    """Read a page's width and height in pixels, as ``1654x2339``; None for other text."""
     match = _PAGE_SIZE.fullmatch(text.strip())
     return None if match is None else (int(match[1]), int(match[2]))
 

@@ -66,7 +66,7 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
 
 
 def sweep_sections(summary: SweepSummary) -> list[Section]:
-    """Return the ranges of some columns, the cheapest way to see a page, and the rates of devices, where there are."""
+    """Return the ranges of some columns, the cheapest way to see a page, and the rates of devices, if any."""
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1
     for row in _rows(summary.ranges):

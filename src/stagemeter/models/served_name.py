@@ -33,7 +33,7 @@ def model_served(model: str, served: str, where: str, given: bool) -> tuple[str,
 
 
 def require_served(model: str, served: str, where: str, given: bool = True) -> tuple[str, ...]:
-    """Refuse a model if the server names another one, and return notes on names that do not tell.
+    """Refuse a model if the server names another one, and return notes on names that do not say.
 
     A server can have any name for its model. So a model that was given is refused only if it is a shipped one, and the
     name that of another. A folder or file is what its ``config.json`` says.

@@ -73,7 +73,7 @@ def log_static_report(
         Contents of the report's files by name, where they are made already.
     model_version : str, optional
         Version of a registered model that gets the costs as tags: ``NAME`` for the newest, ``NAME/VERSION`` or
-        ``NAME@ALIAS``. If it was made of a logged model, that gets them as metrics.
+        ``NAME@ALIAS``. If it was made from a logged model, that gets them as metrics.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Costs on a version of a registered model, and on the logged model that it was made of.
+"""Costs on a version of a registered model, and on the logged model that it was made from.
 
 Tags of versions are texts, which a search compares by ``=`` and ``LIKE`` alone (``SearchModelVersionUtils`` in
 mlflow/utils/search_utils.py, version 3.17). So a search finds the versions that were counted at the same workload, and

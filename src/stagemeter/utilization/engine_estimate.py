@@ -30,8 +30,6 @@ AGAIN = "tokens computed again"
 UNEXPLAINED = "not explained"
 #: Parts that the bytes which vLLM says were written give.
 OF_CHUNKS = (HEADS, LATER)
-#: Of `flops_causal` alone.
-HIDDEN = "pairs that the causal mask hides"
 
 
 def estimate_parts(
