@@ -61,6 +61,8 @@ from stagemeter.utilization.work import counted_experts
 PAIRING_HASH = "stagemeter.pairing_hash"
 #: What follows the hash where the figures are drawn.
 _DRAWN = " drawn"
+#: Tag of earlier versions for that.
+_FIGURES_HASH = "stagemeter.figures_hash"
 #: The file with the work of a profile's requests.
 SERVED_FILE = "served_requests.json"
 #: The part of a description that a pairing wrote: whole lines between two comments, which Markdown hides.
@@ -196,8 +198,9 @@ def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures:
 
 
 def _remove_figures(profile: Run) -> None:
-    """Remove the roofline of an earlier pairing with another peak."""
-    if STATIC_RUN not in profile.data.tags:
+    """Remove the roofline of an earlier pairing with another peak, where tags say that there is one."""
+    tags = profile.data.tags
+    if _DRAWN not in tags.get(PAIRING_HASH, "") and tags.get(_FIGURES_HASH, "none") == "none":
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
     for file in artifacts.list_artifacts():
