@@ -149,6 +149,12 @@ def test_folders_that_are_none(tmp_path):
         pages_of_folder(tmp_path)
 
 
+def test_columns_of_a_table_that_are_not_read_are_said(tmp_path):
+    file = tmp_path / "sizes.csv"
+    file.write_text("width,height,count\n300,200,3\n")
+    assert pages_of_table(file).notes == ("columns that are not read: 'count'. Each line is one page",)
+
+
 def test_table_of_sizes(tmp_path):
     file = tmp_path / "sizes.csv"
     file.write_text("page, width, height\none, 300, 200\ntwo, 700, 900\n")

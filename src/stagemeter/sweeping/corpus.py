@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
+from stagemeter.core.notes import KeyNote
 from stagemeter.core.pdf import DEFAULT_DPI, PdfPage, is_pdf, pdf_pages, split_numbers
 from stagemeter.core.settings import LONGEST_SIDE
 from stagemeter.core.video import Video
@@ -231,4 +232,7 @@ def pages_of_table(path: Path, dpi: int | None = None, setting: str = "--pages")
         notes += (
             f"{_number(again, 'page has the name of another one', 'pages have names of others')}: all of them count",
         )
+    others = [shown(name) for name in header if name not in ("width", "height", "page")]
+    if others:
+        notes += (KeyNote(f"columns that are not read: {', '.join(others)}. Each line is one page"),)
     return Corpus(pages, notes)
