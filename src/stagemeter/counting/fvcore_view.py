@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections import Counter
 
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_table
-from fvcore.nn.jit_analysis import Statistics
+from fvcore.nn.jit_analysis import JitModelAnalysis, Statistics
 from torch import nn
 
 from stagemeter.counting.events import Counts
 
 
-class _Counted:
+class _Counted(JitModelAnalysis):
     quantity: str
     _stats: Statistics | None
 
     def __init__(self, model: nn.Module, counts: Counts) -> None:
-        super().__init__(model, ())  # type: ignore[call-arg]
+        super().__init__(model, ())
         self._counts = counts
         self._analyze()  # fvcore's views need not wait for one that asks for the counts.
 

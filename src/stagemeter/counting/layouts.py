@@ -57,7 +57,7 @@ class UncountableError(LookupError):
 
 
 class LengthsUnknownError(NotImplementedError):
-    """A count that depends on lengths of sequences whose values are not known."""
+    """A count that depends on unknown lengths of sequences, so that the pass has to run on real tensors."""
 
 
 class SparseShape(tuple[int, ...]):

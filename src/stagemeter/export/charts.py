@@ -126,17 +126,23 @@ def chart_svg(chart: Chart, name: str) -> str:
 
 #: Colours of a page, light or dark as the reader has it, also for the lines and text of charts.
 PAGE_STYLE = """
-  :root { color-scheme: light dark; --text: #1f2328; --faint: #59636e; --line: #d1d9e0; --ground: #ffffff; --head: #f3f5f7; }
+  :root {
+    color-scheme: light dark;
+    --text: #1f2328; --faint: #59636e; --line: #d1d9e0; --ground: #ffffff; --head: #f3f5f7;
+  }
   @media (prefers-color-scheme: dark) {
     :root { --text: #e6edf3; --faint: #9198a1; --line: #3d444d; --ground: #0d1117; --head: #161b22; }
   }
-  body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground); margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+  body {
+    font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
+    margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+  }
   h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
   svg { display: block; width: 100%; height: auto; max-width: 60rem; }
   svg text { fill: var(--text) !important; font-family: system-ui, sans-serif !important; }
   svg [style*="stroke: #000000"], svg [style*="stroke: #555555"] { stroke: var(--faint) !important; }
   svg [style*="stroke: #b0b0b0"] { stroke: var(--line) !important; }
-"""  # noqa: E501 - lines of a style
+"""
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:

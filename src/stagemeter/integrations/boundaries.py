@@ -70,7 +70,7 @@ class Boundaries:
         self._state = _State()
         self._lock = threading.Lock()
         self._recording = 0
-        self._call: Any = None
+        self._calls = Patches()
 
     def watch(self) -> None:
         """Patch transformers, unless it is patched already."""
@@ -202,15 +202,16 @@ class Boundaries:
         """Patch the calls of all modules while a request of this process is recorded."""
         with self._lock:
             self._recording += more
-            if self._recording == 1 and more > 0:
-                found = self._call = nn.Module.__call__
+            if self._recording:
+                self._calls.put(nn.Module, "__call__", self._calling)
+            else:
+                self._calls.undo()
 
-                def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                    # Most calls are not recorded, and should not take longer.
-                    if torch.compiler.is_compiling() or not self._is_wanted():
-                        return found(module, *args, **kwargs)
-                    return self._record(module, "", functools.partial(found, module), args, kwargs)
+    def _calling(self, found: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            # Most calls are not recorded, and should not take longer.
+            if torch.compiler.is_compiling() or not self._is_wanted():
+                return found(module, *args, **kwargs)
+            return self._record(module, "", functools.partial(found, module), args, kwargs)
 
-                nn.Module.__call__ = call  # type: ignore[method-assign]
-            elif self._recording == 0:
-                nn.Module.__call__ = self._call  # type: ignore[method-assign]
+        return call

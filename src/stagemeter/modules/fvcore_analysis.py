@@ -216,7 +216,7 @@ _analyze: Callable[[Any], jit_analysis.Statistics] = FunctionType(
 )
 
 
-class _Traced:
+class _Traced(jit_analysis.JitModelAnalysis):
     """An analysis of fvcore that takes its graph from `_trace`."""
 
     def _analyze(self) -> jit_analysis.Statistics:
@@ -225,8 +225,8 @@ class _Traced:
     def copy(self, new_model: nn.Module | None = None, new_inputs: Any = None) -> Self:
         """Return an analysis of another model, or with other inputs, with the same settings."""
         # fvcore's own makes an object of its base class.
-        plain = super().copy(new_model, new_inputs)  # type: ignore[misc]
-        made = type(self)(plain._model, plain._inputs)  # type: ignore[call-arg]
+        plain = super().copy(new_model, new_inputs)
+        made = type(self)(plain._model, plain._inputs)
         own: Any = self
         made.__dict__.update(plain.__dict__)
         made.__dict__.update(_ignored_ops=own._ignored_ops.copy(), _ancestor_mode=own._ancestor_mode)
