@@ -89,7 +89,7 @@ def test_twelve_pages_of_gemma4_are_counted(config):
 
 
 def check(described, workload):
-    """All ways of counting a workload are equal, and so are those of its report."""
+    """Check that all three counts of a workload are equal, and so are those of its report."""
     family, sizes = described.family, described.architecture
     model = family.build(sizes, described.config)
     isolated = isolated_tier(family.stages, model, sizes, workload)

@@ -95,6 +95,11 @@ def test_code_reads_well(read, longest):
     assert found == {}
 
 
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    questions = re.compile(r"\s*(What|How|Where|Which|Whose|When|Who)\b")
+    assert [(path.name, text) for path in MODULES for text in docstrings(path) if questions.match(text)] == []
+
+
 def test_faults_are_found():
     assert len(list(faults(iter(["Such a thing is of none of these.", " ".join(["word"] * (LONGEST + 1))])))) == 2
     assert list(faults(iter(["Return the size of `a is of none` in bytes."]))) == []

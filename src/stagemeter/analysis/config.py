@@ -30,7 +30,7 @@ _NAMED = 3
 
 
 class AnalysisConfig(BaseModel, AnalysisSettings):
-    """What to analyze. Every setting has a default; unknown names are refused.
+    """Settings of an analysis. Each has a default; unknown names are refused.
 
     The settings are those of `stagemeter.core.settings.AnalysisSettings`; ``docs/configuration.md`` lists them.
     """
@@ -92,7 +92,7 @@ class AnalysisConfig(BaseModel, AnalysisSettings):
 
 
 class ProfileConfig(AnalysisConfig, ProfileSettings):
-    """What to run and measure: an analysis, and how it is measured.
+    """Settings of a profile: those of an analysis, and of its measurement.
 
     The settings are those of `stagemeter.core.settings.ProfileSettings`; ``docs/configuration.md`` lists them.
     """

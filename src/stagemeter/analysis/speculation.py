@@ -268,7 +268,7 @@ class SpeculativeCosts:
 
 @dataclass(frozen=True)
 class Speculation:
-    """How a request is decoded by speculation, as it is asked for.
+    """Settings of speculative decoding, as they are given.
 
     Attributes
     ----------

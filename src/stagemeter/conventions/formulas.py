@@ -46,7 +46,7 @@ _NO_PICTURES = "the vision encoder is left out"
 
 @dataclass(frozen=True)
 class Convention:
-    """How a project counts.
+    """A project's way of counting.
 
     Attributes
     ----------

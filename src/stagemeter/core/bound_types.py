@@ -25,7 +25,7 @@ class PeakRates(TypedDict):
     gbps: Amount | None
     """Memory bandwidth in GB/s."""
     source: str
-    """Where the numbers are from."""
+    """Source of the numbers."""
 
 
 class StageBound(TypedDict):
@@ -38,7 +38,7 @@ class StageBound(TypedDict):
     roofline_ms: Amount | None
     """The larger of the two; of several stages the sum of theirs."""
     bound_by: BoundBy
-    """What sets the bound."""
+    """The resource that sets the bound."""
     memory_ms_every_expert: Amount | None
     """memory_ms where every expert that the tokens can reach is read."""
     roofline_ms_every_expert: Amount | None
@@ -93,7 +93,7 @@ class Roofline(TypedDict):
     memory: Memory
     """A lower bound of the memory that the workload needs."""
     notes: list[str]
-    """What to know about the bounds."""
+    """Notes on the bounds."""
 
 
 class StageLoad(TypedDict):
@@ -115,7 +115,7 @@ class LoadSection(TypedDict):
     pages_per_hour: Amount
     """The rate; of a text, requests."""
     unit: Literal["page", "request"]
-    """What is counted by the hour."""
+    """Unit of the rate: a page or, for a model that reads text alone, a request."""
     mfu: Amount | None
     """The MFU that is given for every stage, attention counted dense."""
     mfu_source: str | None

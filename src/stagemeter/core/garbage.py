@@ -1,4 +1,4 @@
-"""How often Python looks for objects that only refer to each other."""
+"""Fewer collections of objects that only refer to each other."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Stage(TypedDict):
     operators: dict[str, Positive]
     """Executed FLOPs by operator; empty for a closed form."""
     notes: list[str]
-    """What to know about the numbers of this stage."""
+    """Notes on the numbers of this stage."""
     context: NotRequired[Annotated[int, Field(ge=2)]]
     """Only of decode: tokens that the reported step attends to, itself included."""
     steps: NotRequired[Count]
@@ -370,7 +370,7 @@ class Report(TypedDict):
     decode_curve: Annotated[list[CurvePoint], Field(min_length=1)]
     """FLOPs of a decode step over the contexts of the request."""
     roofline: Roofline | None
-    """What a device can do with the workload at best; null where no device was asked about."""
+    """Bounds of a device on the workload; null without a device."""
     speculation: NotRequired[Speculation]
     """Speculative decoding in place of the decode steps, only where it was asked for."""
     load: NotRequired[LoadSection]

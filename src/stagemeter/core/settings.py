@@ -191,7 +191,7 @@ class RequestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CountingSettings:
-    """What is counted, and how."""
+    """Settings of the counts."""
 
     seq_len: Annotated[int | None, Setting(
         "Length at which to analyze the language model, in tokens.",
@@ -226,7 +226,7 @@ class AnalysisSettings(CountingSettings, RequestSettings, PageSettings, ModelSet
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuringSettings:
-    """How a profile is measured."""
+    """Settings of a measurement."""
 
     device: Annotated[str, Setting(
         "Where to run, as torch names it: cpu, cuda:0, ... `auto`: a GPU if there is one."

@@ -40,7 +40,7 @@ class SpeculativeBounds(TypedDict):
 
 
 class SharesOfPlain(TypedDict):
-    """What a token takes by speculation, over what it takes by plain decoding."""
+    """Cost of a token by speculation, over that by plain decoding."""
 
     flops: Amount
     """Model FLOPs."""
@@ -74,7 +74,7 @@ class Speculation(TypedDict):
     drafting: SpeculativeWork
     """Drafting, of the whole request."""
     prompt: SpeculativeWork
-    """What drafts, over the prompt."""
+    """The drafting model or module, over the prompt."""
     per_token: SpeculativeWork
     """Verification and drafting, for each token of each sequence."""
     plain_per_token: SpeculativeWork
@@ -84,4 +84,4 @@ class Speculation(TypedDict):
     of_plain: SharesOfPlain
     """Both over each other."""
     notes: list[str]
-    """What to know about the numbers."""
+    """Notes on the numbers."""

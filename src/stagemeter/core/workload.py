@@ -166,7 +166,7 @@ class Workload(PageOfWorkload, RequestSettings):
 
     @property
     def _spans(self) -> list[tuple[int, int, int, int]]:
-        """Where pages are in the prompt, which they begin: of equal ones number, start, tags and image tokens."""
+        """Return the places of pages in the prompt: number, start, tags and image tokens of equal ones."""
         found, start = [(1, 0, 0, self.image_tokens)], self.image_tokens
         for page in self.further_pages or ():
             found.append((page.times, start, page.tags, page.image_tokens))

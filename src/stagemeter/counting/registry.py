@@ -23,7 +23,7 @@ FormulaType = TypeVar("FormulaType", bound=Formula)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one operator is counted.
+    """The rule that counts one operator.
 
     Attributes
     ----------

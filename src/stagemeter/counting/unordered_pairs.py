@@ -38,7 +38,7 @@ class _Part:
 
 
 class MaskRows:
-    """What each query of some masks sees, collected block by block; blocks come in order.
+    """The keys that each query of some masks sees, collected block by block; blocks come in order.
 
     `shift` is the key at the place of the first query. None: the last query is at the last key that it sees, or the
     first one at the first key.

@@ -1,4 +1,4 @@
-"""Where an implementation executes other work than the model needs: by how much, and why."""
+"""Lines on stages where an implementation executes other work than the model needs: by how much, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights of a checkpoint are quantized, and how each is stored, as its configuration says.
+"""Storage of a checkpoint's quantized weights, as its configuration says.
 
 Sources, of the settings and of what they mean: transformers 5.23, ``utils/quantization_config.py``,
 ``quantizers/quantizers_utils.py`` (``should_convert_module``), ``integrations/finegrained_fp8.py`` (``FP8Linear``,
@@ -110,7 +110,7 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How a checkpoint stores the matrices of its language model.
+    """A checkpoint's storage of the matrices of its language model.
 
     The first of `rules` that takes a module decides. `left_out` are modules that are not quantized: regular expressions
     for names, or their beginnings or ends.

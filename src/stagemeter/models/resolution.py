@@ -10,7 +10,7 @@ CUSTOM_MODE = "custom"
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a request wants its page cut into views. Families without modes ignore it.
+    """A request's choice of the views of a page. Families without modes ignore it.
 
     `mode` may be `CUSTOM_MODE`. `base_size` and `image_size` are sides of the global view and of a tile in pixels. With
     `crop_mode`, a page larger than a tile is also cut into tiles. `patch_size` is pixels per patch, `downsample_ratio`

@@ -161,7 +161,7 @@ class ModuleStage:
 
     @property
     def flops_recomputed(self) -> int:
-        """What `flops_executed` has more than `flops`.
+        """Return the FLOPs that `flops_executed` has beyond `flops`.
 
         Activation checkpointing runs parts of the forward pass again. Fused attention computes its scores again, and
         also gradients that nothing needs. Attention with a mask computes pairs that a window or a chunk hides, too.

@@ -1,1 +1,1 @@
-"""How long stages took: measured here (`harness`), or read from what other tools wrote (`readers`)."""
+"""Times of stages: measured here (`harness`), or read from files of other tools (`readers`)."""

@@ -142,7 +142,7 @@ def _pass_time(
 
 @dataclass
 class _Notes:
-    """How ranges of different names lie to each other."""
+    """Relations of ranges with different names, for notes: one inside another, or across it."""
 
     together: Mapping[str, str]
     lanes: dict[str, int] = field(default_factory=dict)

@@ -34,7 +34,7 @@ class PageSize:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What two pages have in common that are the same but for their names."""
+        """Return all of a page but its name."""
         return self.width, self.height, self.video, self.pdf and (self.pdf.width, self.pdf.height)
 
 

@@ -37,7 +37,7 @@ class Page:
 
     @property
     def request(self) -> RequestPages:
-        """What the cost of the request follows from: how many pages of which views."""
+        """Return the number of pages and their views, from which the cost of the request follows."""
         return RequestPages(1 + self.more, (0, 0), self.views, self.tags)
 
 

@@ -21,7 +21,7 @@ _WAY_OUT = "Give --device measured for this machine, or --peak-tflops X --peak-g
 
 @dataclass(frozen=True, slots=True)
 class GivenHardware:
-    """What a user says of the hardware of a run.
+    """Hardware of a run as the user gives it.
 
     Attributes
     ----------

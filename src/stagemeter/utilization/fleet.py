@@ -215,7 +215,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of a fleet: pages or requests a day, at an MFU or at the roofline, with prices an hour."""
+    """Pages or requests a day that a fleet has to process, its MFU if that is known, and prices for an hour."""
 
     unit: str
     per_day: float

@@ -82,12 +82,12 @@ class RequestLog:
 
     @property
     def sizes_pages(self) -> bool:
-        """Whether the log says the sizes of pictures."""
+        """Tell whether the log gives the sizes of pictures."""
         return not SIZED.isdisjoint(self.columns)
 
     @property
     def counts_pages(self) -> bool:
-        """Whether the log says how many pictures a request has, and not their sizes."""
+        """Tell whether the log gives the number of pictures alone, without their sizes."""
         return "image_count" in self.columns and not self.sizes_pages
 
 

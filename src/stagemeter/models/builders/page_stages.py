@@ -64,7 +64,7 @@ PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views":
 
 @dataclass(frozen=True, slots=True)
 class Needed(Generic[Architecture]):
-    """What the model needs in a stage where transformers executes other work.
+    """The model's work in a stage where transformers executes other work.
 
     `because` is why, as a clause after "transformers"; `operators` are those of one call. None for `calls`: they have
     the variables of what is executed.

@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What the new tokens of one sequence attend to in a layer. The numbers may be symbols.
+    """The tokens that new tokens of one sequence attend to in a layer. The numbers may be symbols.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ def executed_pass(batch: int, tokens: int, context: int, experts_read: int, pref
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a layer's cache holds: tokens of each sequence, and tokens of an encoder's output. Symbols are allowed."""
+    """Contents of a layer's cache: tokens of each sequence and of an encoder's output. Symbols are allowed."""
 
     batch: int
     tokens: int

@@ -106,7 +106,7 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class _Slicing:
-    """How a page is cut to slices, at most `most`; 1 if pages are not cut.
+    """The rule that cuts a page to slices, at most `most`; 1 if pages are not cut.
 
     A view is resized to as many pixels as a square of `side` pixels; a small page is only if `enlarges` is true.
     """

@@ -17,7 +17,7 @@ _QWEN_PIXELS = 56 * 56, 28 * 28 * 1280
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """How a page is cut to patches, squares of `size` pixels a side.
+    """The rule that cuts a page to patches, squares of `size` pixels a side.
 
     A patch spans a number of frames; a single page is repeated. `merge_size` patches per side become one token.
     """
@@ -56,7 +56,7 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class VideoProcessor:
-    """How a video processor resizes frames.
+    """A video processor's rule for the size of frames.
 
     Attributes
     ----------

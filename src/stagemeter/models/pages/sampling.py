@@ -1,4 +1,4 @@
-"""How many frames of a video its processor samples."""
+"""Number of frames that a processor samples from a video."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class MergingEncoder(TransformerSizes):
 
     @property
     def patches(self) -> Patches:
-        """How a page is cut to patches."""
+        """Return the rule that cuts a page to patches."""
         return Patches(self.patch_size, self.vit.temporal_patch_size, self.merge_size)
 
     @property

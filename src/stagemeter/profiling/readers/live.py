@@ -42,7 +42,7 @@ class Served:
 
     @property
     def processed(self) -> dict[str, float]:
-        """What was processed, unfinished requests included, see `engines.pages.processed`."""
+        """Return the processed work, unfinished requests included; see `engines.pages.processed`."""
         return processed(self.grown)
 
     def profile(self) -> Profile:

@@ -1,4 +1,4 @@
-"""How DeepSeek-OCR cuts a page into views, and how many tokens the views become.
+"""Views into which DeepSeek-OCR cuts a page, and the tokens that they become.
 
 Pure arithmetic on sizes: no pixels, no torch. The rules are those of ``modeling_deepseekocr.py`` in the
 ``deepseek-ai/DeepSeek-OCR`` checkpoint repository: ``dynamic_preprocess``, ``find_closest_aspect_ratio`` and ``infer``.
