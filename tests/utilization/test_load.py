@@ -80,8 +80,13 @@ def test_a_text_model_takes_requests_and_a_request_of_one_token_no_decode_step()
         ((float("inf"),), "pages_per_hour: inf is no rate"),
         ((1.0, 0.0), "mfu: 0 is no share of a peak. Give one above 0 and up to 1"),
         ((1.0, 40.0), "up to 1, such as 0.4 for 40 %"),
+        ((1.0, 40), "up to 1, such as 0.4 for 40 %"),
     ],
 )
 def test_rates_and_shares_that_cannot_be_are_refused(values, message):
     with pytest.raises(StagemeterError, match=message):
         Load(*values)
+
+
+def test_a_share_may_be_a_whole_number():
+    assert loaded(Load(10.0, 1))["load"] == loaded(Load(10.0, 1.0))["load"]

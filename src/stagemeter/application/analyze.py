@@ -24,7 +24,7 @@ from stagemeter.core.writing import require_writable
 from stagemeter.export.report import REPORT_FILES, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.lookup import describe_model, with_adapter
+from stagemeter.models.lookup import ModelDescription, describe_model, with_adapter
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.utilization.load import Load, load_section
 from stagemeter.utilization.memory import roofline_section
@@ -186,13 +186,18 @@ def _count(
     if strict and unsupported:
         listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
         raise StagemeterError(f"strict: {listed} have no formula. Leave it out to list them in the report")
+    bound(report, model, peak, load)
+    if speculation is not None:
+        report["speculation"] = speculation_section(report, model, speculation, peak)
+    return report, report_files(report)
+
+
+def bound(report: Report, model: ModelDescription, peak: Peak | None, load: Load | None) -> None:
+    """Give a report the bounds of a device, and what a rate takes of it; nothing without a device."""
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
         if load is not None:
             report["load"] = load_section(report, peak, load)
-    if speculation is not None:
-        report["speculation"] = speculation_section(report, model, speculation, peak)
-    return report, report_files(report)
 
 
 def peak_of(device: str | None, dtype: str) -> Peak | None:

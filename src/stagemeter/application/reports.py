@@ -1,4 +1,4 @@
-"""A model's report in one call, as Python and notebooks want it: the model by name, settings by keyword."""
+"""A report or a plan in one call, for Python and notebooks: the model by name, settings by keyword."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from stagemeter.analysis import analyze as analysis
 from stagemeter.analysis.analyze import Progress
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.application.analyze import peak_of
+from stagemeter.application.analyze import bound, peak_of
 from stagemeter.application.plan import PAGE, plan_devices
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
 from stagemeter.export.objects import PlanReport, StaticReport
 from stagemeter.models.lookup import ModelDescription, describe_model
-from stagemeter.utilization.load import Load, load_section
-from stagemeter.utilization.memory import roofline_section
+from stagemeter.utilization.load import Load
 
 
 def analyze_model(
@@ -134,11 +133,7 @@ def _bounded(
     if pages_per_hour is None and mfu is not None:
         raise StagemeterError("mfu: of no rate. Give pages_per_hour")
     load = None if pages_per_hour is None else Load(pages_per_hour, mfu)
-    peak = peak_of(device, config.dtype)
-    if peak is not None:
-        report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
-        if load is not None:
-            report["load"] = load_section(report, peak, load)
+    bound(report, model, peak_of(device, config.dtype), load)
     return StaticReport(report)
 
 

@@ -27,7 +27,7 @@ _SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A rate that is asked for, and the MFU that stages reach.
+    """A rate of pages, and the MFU that stages reach.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Load:
     def __post_init__(self) -> None:
         if not 0 < self.pages_per_hour < math.inf:
             raise StagemeterError(f"pages_per_hour: {self.pages_per_hour:g} is no rate. Give a number above zero")
-        if isinstance(self.mfu, float) and not 0 < self.mfu <= 1:
+        if not (self.mfu is None or isinstance(self.mfu, Mapping) or 0 < self.mfu <= 1):
             percent = f", such as {self.mfu / 100:g} for {self.mfu:g} %" if 1 < self.mfu <= 100 else ""
             raise StagemeterError(f"mfu: {self.mfu:g} is no share of a peak. Give one above 0 and up to 1{percent}")
 
@@ -83,7 +83,7 @@ def load_section(report: Mapping[str, Any], peak: Peak, load: Load) -> LoadSecti
     return {
         "pages_per_hour": load.pages_per_hour,
         "unit": "page" if workload.global_views else "request",
-        "mfu": load.mfu if isinstance(load.mfu, float) else None,
+        "mfu": None if isinstance(load.mfu, Mapping) else load.mfu,
         "mfu_source": load.source,
         "stages": rows,
     }
