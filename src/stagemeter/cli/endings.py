@@ -77,13 +77,11 @@ def _usage(error: click.UsageError) -> str:
         if setting in ("--image", "--page-size") and error.ctx is not None and error.ctx.info_name == "tokens":
             todo = "Give pictures and sizes without it, such as `stagemeter tokens scan.png 1654x2339`"
     elif isinstance(error, click.MissingParameter) and error.param is not None:
+        # click's own message is empty.
         setting, wrong = error.param.human_readable_name.rstrip("."), "missing"
     elif isinstance(error, click.BadOptionUsage):
         setting = error.option_name
         wrong = wrong.removeprefix(f"Option {setting!r} ")
-    elif isinstance(error, click.MissingParameter) and error.param is not None:
-        # click's own message is empty.
-        setting, wrong = error.param.human_readable_name, "missing"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         setting = error.param.opts[0]
     return f"{setting}: {wrong[:1].lower()}{wrong[1:]}" + ("" if ". " in wrong else f". {todo}")

@@ -21,29 +21,19 @@ _SETTINGS = {
 }
 #: Other options by the title of their group; the rest stand under the last title.
 _OTHERS = {
-    "Model": ("--config", "--scale", "--served-as", "--engine-model"),
-    "Pages": ("--images", "--pages", "--crop", "--fit", "--one-request"),
-    "Requests": ("--requests", "--skip-bad", "--request-count"),
-    "Counting": ("--estimate", "--strict", "--conventions"),
-    "Device": (
-        *(
-            "--device",
-            "--devices",
-            "--peak-tflops",
-            "--peak-gbps",
-            "--pages-per-hour",
-            "--pages-per-day",
-            "--requests-per-day",
-            "--mfu",
-        ),
-        *("--from-run", "--price", "--price-per-hour", "--concurrency"),
-    ),
-    "Speculative decoding": ("--speculate", "--acceptance", "--draft", "--draft-model"),
-    "MLflow": (
-        *("--experiment", "--run-name", "--no-track", "--store-timeout", "--child-runs", "--log", "--filter"),
-        *("--profile-run", "--static-run", "--since", "--no-tags", "--register"),
-    ),
-    "Output": ("--output", "--json", "-v", "--figures", "-h", "--help"),
+    title: names.split()
+    for title, names in {
+        "Model": "--config --scale --served-as --engine-model",
+        "Pages": "--images --pages --crop --fit --one-request",
+        "Requests": "--requests --skip-bad --request-count",
+        "Counting": "--estimate --strict --conventions",
+        "Device": "--device --devices --peak-tflops --peak-gbps --pages-per-hour --pages-per-day --requests-per-day "
+        "--mfu --from-run --price --price-per-hour --concurrency",
+        "Speculative decoding": "--speculate --acceptance --draft --draft-model",
+        "MLflow": "--experiment --run-name --no-track --store-timeout --child-runs --log --filter --profile-run "
+        "--static-run --since --no-tags --register",
+        "Output": "--output --json -v --figures -h --help",
+    }.items()
 }
 _REST = "Options"
 #: The order of the groups. What is a command's own comes first.

@@ -226,7 +226,7 @@ class Goal:
     def speed(self, load: Load, peak: Peak, seconds: float) -> Speed:
         """Return the devices where a page takes some seconds of one."""
         per_day, price = SECONDS_PER_DAY / seconds, self.prices.get(peak.name)
-        devices = math.ceil(self.per_day / per_day)
+        devices = self._devices(seconds)
         return Speed(
             devices=devices,
             seconds_each=seconds,
@@ -262,8 +262,12 @@ class Goal:
             else None,
             mostly_in=stage if load.bounded else None,
             bound_by=resource if load.bounded else None,
-            devices_with_every_expert=math.ceil(self.per_day * every_expert / SECONDS_PER_DAY) if depends else None,
+            devices_with_every_expert=self._devices(every_expert) if depends else None,
         )
+
+    def _devices(self, seconds: float) -> int:
+        """Return the whole devices that a day's load keeps busy, where a page takes some seconds of one."""
+        return math.ceil(self.per_day * seconds / SECONDS_PER_DAY)
 
 
 def most_mfu(load: Load, peak: Peak) -> float:
