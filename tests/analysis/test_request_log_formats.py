@@ -115,6 +115,24 @@ def test_status_of_an_answer_without_an_envelope(tmp_path):
     assert read(log)[1:3] == ([(1, 9, 0, 2)], [(2, "status 503")])
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_requests_fail_alike_in_every_format(tmp_path, form):
+    rows = [(200, None), (503, None), (None, "timeout"), (None, None), (200, "cut off")]
+    table = pandas.DataFrame(
+        [{"prompt_tokens": 9, "output_tokens": 2, "status_code": status, "error": error} for status, error in rows]
+    )
+    log = tmp_path / f"log.{form}"
+    if form == "jsonl":
+        table.to_json(log, orient="records", lines=True)
+    else:
+        table.to_csv(log, index=False) if form == "csv" else table.to_parquet(log)
+    first = 2 if form == "csv" else 1
+    _, served, failed, skipped, _ = read(log)
+    assert [line - first for line, *_ in served] == [0, 3]
+    assert [(line - first, reason) for line, reason in failed] == [(1, "status 503"), (2, "timeout"), (4, "cut off")]
+    assert skipped == []
+
+
 def test_failed_requests_are_named_without_skip_bad(tmp_path):
     log = saved(tmp_path / "log", BATCH)
     costs = analyze_requests(AnalysisConfig(model="llama-3.1-8b"), log, tmp_path / "out")

@@ -43,6 +43,10 @@ FAILED = "(failed)"
 #: Fields that tell whether a request failed, see `failure_of`, and those within them.
 _OF_FAILURES = frozenset(("error", "response", "status_code"))
 _WITHIN_FAILURES = ("response.status_code", "response.body.error")
+#: The status of a request that was answered.
+_ANSWERED = 200
+#: Those of a table, whose rows have no objects.
+_FAILURES_OF_ROWS = ("error", "status_code")
 #: A record and its line.
 Numbered = tuple[int, Mapping[str, Any]]
 #: Records whose values are gathered at once: they fit the processor's cache.
@@ -65,6 +69,11 @@ _EXACT = 2**53
 def is_known(name: str) -> bool:
     """Return whether a column of a table is one of `NAMES`."""
     return name.strip().lower() in _COLUMNS
+
+
+def is_read(name: str) -> bool:
+    """Return whether a column of a table is known, or tells which requests failed."""
+    return is_known(name) or name.strip().lower() in _FAILURES_OF_ROWS
 
 
 def known_columns(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -114,7 +123,24 @@ def failure_of(record: Mapping[str, Any]) -> str | None:
     if error:
         message = error.get("message") or error if isinstance(error, dict) else error
         return message if isinstance(message, str) else shown(message)
-    return None if status in (None, 200) else f"status {shown(status)}"
+    if isinstance(status, float) and status.is_integer():
+        # A column of a table with gaps has floats.
+        status = int(status)
+    return None if status in (None, _ANSWERED, str(_ANSWERED)) else f"status {shown(status)}"
+
+
+def with_failures(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Replace the columns of a table that tell of failures by `FAILED`, as `failure_of` has it."""
+    names = {name: known for name in table.columns if (known := str(name).strip().lower()) in _FAILURES_OF_ROWS}
+    if not names:
+        return table
+    told = table[list(names)].rename(columns=names).astype(object)
+    reasons: list[str | None] = [None] * len(told)
+    # Most rows are those of requests that were answered.
+    for place in (told.notna() & told.ne(_ANSWERED)).any(axis=1).to_numpy().nonzero()[0]:
+        row = told.iloc[place]
+        reasons[place] = failure_of(row[row.notna()].to_dict())
+    return table.drop(columns=list(names)).assign(**{FAILED: reasons})
 
 
 def has_failed(record: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.request_logs.check import BadLines
-from stagemeter.analysis.request_logs.columns import is_known
+from stagemeter.analysis.request_logs.columns import is_read
 from stagemeter.analysis.request_logs.reading import BATCH, RequestLog, Sample, log_of_table
 from stagemeter.core.errors import StagemeterError
 
@@ -41,7 +41,7 @@ def _read(path: Path) -> tuple[list[str], Iterator[pandas.DataFrame]]:
     if not isinstance(head.index, pandas.RangeIndex):
         raise StagemeterError(f"{path}: line 2: has more columns than the header. Repair it")
     names = list(map(str, head.columns))
-    wanted = [name for name in head.columns if is_known(str(name))]
+    wanted = [name for name in head.columns if is_read(str(name))]
 
     def tables() -> Iterator[pandas.DataFrame]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.request_logs.check import BadLines
-from stagemeter.analysis.request_logs.columns import is_known
+from stagemeter.analysis.request_logs.columns import is_read
 from stagemeter.analysis.request_logs.reading import BATCH, RequestLog, Sample, log_of_table
 from stagemeter.core.errors import StagemeterError
 
@@ -43,7 +43,7 @@ def _read(path: Path) -> tuple[list[str], Iterator[pandas.DataFrame]]:
     def tables() -> Iterator[pandas.DataFrame]:
         start = 1
         try:
-            for batch in file.iter_batches(BATCH, columns=[name for name in names if is_known(name)]):
+            for batch in file.iter_batches(BATCH, columns=[name for name in names if is_read(name)]):
                 if batch.num_rows:
                     columns = {
                         name: _series(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)

@@ -14,10 +14,12 @@ from stagemeter.analysis.request_logs.columns import (
     FAILED,
     Numbered,
     has_failed,
+    is_read,
     known_columns,
     names_of,
     require_columns,
     table_of,
+    with_failures,
 )
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import require_file
@@ -115,8 +117,8 @@ def log_of_table(
 ) -> RequestLog:
     """Return the log of a table of some columns, in parts whose index are lines."""
     columns = known_columns(path, names)
-    unread = tuple(name for name in names if name not in columns)
-    batches = _checked((table.rename(columns=columns) for table in tables), bad)
+    unread = tuple(name for name in names if not is_read(name))
+    batches = _checked((with_failures(table.rename(columns=columns)) for table in tables), bad)
     return RequestLog(form, tuple(columns.values()), unread, batches)
 
 
